@@ -1,0 +1,1 @@
+//! A message store, byte-compatible with Apache RocketMQ's.
