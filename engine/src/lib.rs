@@ -1,1 +1,3 @@
 //! A message store, byte-compatible with Apache RocketMQ's.
+
+pub mod codec;

@@ -1,0 +1,130 @@
+//! Message properties: `name 0x01 value 0x02`, repeated, UTF-8.
+//!
+//! RocketMQ 4.5.2 and 5.x end every pair with 0x02, 4.9.x leaves out the last one; a
+//! pair without 0x01 or with an empty side is nothing; of a name given twice the last
+//! counts. The text is kept as it came and searched when asked, as most messages are
+//! stored and sent without anybody looking at more than one property.
+
+/// Separates a name from its value.
+pub const NAME_VALUE: u8 = 1;
+/// Ends a pair.
+pub const PAIR_END: u8 = 2;
+/// The most bytes that fit a record's properties: the length is a signed 16-bit number.
+pub const MAX_LEN: usize = 32767;
+
+/// Names with a meaning to a broker.
+pub mod name {
+    pub const KEYS: &str = "KEYS";
+    pub const TAGS: &str = "TAGS";
+    pub const WAIT: &str = "WAIT";
+    pub const DELAY: &str = "DELAY";
+    pub const RETRY_TOPIC: &str = "RETRY_TOPIC";
+    pub const REAL_TOPIC: &str = "REAL_TOPIC";
+    pub const REAL_QID: &str = "REAL_QID";
+    pub const TRAN_MSG: &str = "TRAN_MSG";
+    pub const PGROUP: &str = "PGROUP";
+    pub const UNIQ_KEY: &str = "UNIQ_KEY";
+    pub const ORIGIN_MESSAGE_ID: &str = "ORIGIN_MESSAGE_ID";
+    pub const MSG_REGION: &str = "MSG_REGION";
+    pub const TRACE_ON: &str = "TRACE_ON";
+    pub const CLUSTER: &str = "CLUSTER";
+    pub const INNER_NUM: &str = "INNER_NUM";
+}
+
+/// The pairs of a property text in their order, duplicates included.
+pub fn pairs(text: &[u8]) -> impl Iterator<Item = (&str, &str)> {
+    text.split(|b| *b == PAIR_END).filter_map(|pair| {
+        let at = pair.iter().position(|b| *b == NAME_VALUE)?;
+        let (name, value) = (&pair[..at], &pair[at + 1..]);
+        if name.is_empty() || value.is_empty() {
+            return None;
+        }
+        Some((std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?))
+    })
+}
+
+/// The value of `name`; the last one if it is there more than once.
+pub fn get<'a>(text: &'a [u8], name: &str) -> Option<&'a str> {
+    pairs(text).filter(|(n, _)| *n == name).last().map(|(_, value)| value)
+}
+
+/// Appends a pair to `text`, closing the pair before it where its writer did not.
+pub fn push(text: &mut Vec<u8>, name: &str, value: &str) {
+    if text.last().is_some_and(|b| *b != PAIR_END) {
+        text.push(PAIR_END);
+    }
+    text.extend_from_slice(name.as_bytes());
+    text.push(NAME_VALUE);
+    text.extend_from_slice(value.as_bytes());
+    text.push(PAIR_END);
+}
+
+/// Removes every pair named `name`.
+pub fn remove(text: &mut Vec<u8>, name: &str) {
+    let is_named = |pair: &[u8]| {
+        pair.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&NAME_VALUE))
+    };
+    if !text.split(|b| *b == PAIR_END).any(is_named) {
+        return;
+    }
+    let kept: Vec<&[u8]> =
+        text.split(|b| *b == PAIR_END).filter(|p| !p.is_empty() && !is_named(p)).collect();
+    let mut joined = kept.join(&PAIR_END);
+    if !joined.is_empty() {
+        joined.push(PAIR_END);
+    }
+    *text = joined;
+}
+
+/// Gives `name` the value `value`, in place of any it had.
+pub fn set(text: &mut Vec<u8>, name: &str, value: &str) {
+    remove(text, name);
+    push(text, name, value);
+}
+
+/// The keys under which a record is indexed besides its tag: its unique key, then each word
+/// of KEYS.
+pub fn index_keys(text: &[u8]) -> impl Iterator<Item = &str> {
+    let keys = get(text, name::KEYS).into_iter().flat_map(|k| k.split(' '));
+    get(text, name::UNIQ_KEY).into_iter().chain(keys.filter(|k| !k.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quickcheck::quickcheck;
+
+    #[test]
+    fn reads_what_the_java_versions_write() {
+        let ended = b"KEYS\x01a b\x02TAGS\x01t\x02";
+        let open = b"KEYS\x01a b\x02TAGS\x01t";
+        for text in [&ended[..], &open[..]] {
+            assert_eq!(get(text, "TAGS"), Some("t"));
+            assert_eq!(index_keys(text).collect::<Vec<_>>(), ["a", "b"]);
+        }
+        assert_eq!(get(b"junk\x02a\x01\x02\x01b\x02x\x011\x01y\x02x\x012\x02", "x"), Some("2"));
+        assert_eq!(get(b"a\x01b\x01c\x02", "a"), Some("b\u{1}c"));
+        assert_eq!(pairs(b"junk\x02a\x01\x02\x01b\x02").count(), 0);
+    }
+
+    #[test]
+    fn edits() {
+        let mut text = b"A\x011".to_vec();
+        push(&mut text, "B", "2");
+        assert_eq!(text, b"A\x011\x02B\x012\x02");
+        set(&mut text, "A", "3");
+        assert_eq!(text, b"B\x012\x02A\x013\x02");
+        remove(&mut text, "B");
+        remove(&mut text, "A");
+        remove(&mut text, "A");
+        assert_eq!(text, b"");
+    }
+
+    quickcheck! {
+        fn never_panics(text: Vec<u8>) -> bool {
+            let mut copy = text.clone();
+            set(&mut copy, "A", "x");
+            pairs(&text).count() <= text.len() && get(&copy, "A") == Some("x")
+        }
+    }
+}

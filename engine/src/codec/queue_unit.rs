@@ -1,0 +1,80 @@
+//! The 20-byte unit of a ConsumeQueue: where a record stands, how long it is, its tags code.
+
+use super::be;
+
+const OFFSET: usize = 0;
+const SIZE: usize = OFFSET + 8;
+const TAGS: usize = SIZE + 4;
+/// Bytes of a unit.
+pub const UNIT_LEN: usize = TAGS + 8;
+
+/// The size that marks a place whose message is gone. RocketMQ fills the start of a queue's
+/// first file with such units when its first message has a queue offset above 0.
+const FILLER_SIZE: i32 = i32::MAX;
+
+/// One unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unit {
+    /// Physical offset of the record.
+    pub offset: u64,
+    /// Bytes of the record.
+    pub size: u32,
+    /// Hash of the tag, sign-extended; the time of delivery in the schedule queues.
+    pub tags_code: i64,
+}
+
+impl Unit {
+    /// Stands where no message can be read.
+    pub const FILLER: Unit = Unit { offset: 0, size: FILLER_SIZE as u32, tags_code: 0 };
+
+    /// Whether there is no message at this place.
+    pub fn is_filler(&self) -> bool {
+        self.size == Unit::FILLER.size
+    }
+
+    /// Physical offset behind the record.
+    pub fn end(&self) -> u64 {
+        self.offset + u64::from(self.size)
+    }
+
+    /// Reads a unit; `None` for a place that was never written (offset below 0, or size 0 or
+    /// below) or for fewer than 20 bytes.
+    pub fn decode(bytes: &[u8]) -> Option<Unit> {
+        if bytes.len() < UNIT_LEN {
+            return None;
+        }
+        let size = u32::try_from(be::i32(bytes, SIZE)).ok().filter(|s| *s > 0)?;
+        let offset = u64::try_from(be::i64(bytes, OFFSET)).ok()?;
+        Some(Unit { offset, size, tags_code: be::i64(bytes, TAGS) })
+    }
+
+    /// The unit's bytes.
+    pub fn encode(&self) -> [u8; UNIT_LEN] {
+        let mut out = [0; UNIT_LEN];
+        be::put(&mut out, OFFSET, &self.offset.to_be_bytes());
+        be::put(&mut out, SIZE, &self.size.to_be_bytes());
+        be::put(&mut out, TAGS, &self.tags_code.to_be_bytes());
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quickcheck::quickcheck;
+
+    #[test]
+    fn what_was_never_written_is_no_unit() {
+        assert_eq!(Unit::decode(&[0; 20]), None);
+        assert_eq!(Unit::decode(&[1; 19]), None);
+        assert_eq!(Unit::decode(&[0xff; 20]), None);
+        assert!(Unit::decode(&Unit::FILLER.encode()).unwrap().is_filler());
+    }
+
+    quickcheck! {
+        fn round_trip(offset: u64, size: u32, tags_code: i64) -> bool {
+            let unit = Unit { offset: offset >> 1, size: (size >> 1).max(1), tags_code };
+            Unit::decode(&unit.encode()) == Some(unit)
+        }
+    }
+}
