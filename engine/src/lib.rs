@@ -2,6 +2,9 @@
 
 pub mod codec;
 mod error;
+pub mod log;
 pub mod os;
+pub mod queue;
+pub mod segment;
 
 pub use error::{Error, Limit, Result};

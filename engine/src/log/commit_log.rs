@@ -1,0 +1,285 @@
+//! Appending under one lock; reading by physical offset.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use crate::codec::record::{self, BLANK_LEN, Entry, Message, Placement, Record};
+use crate::error::{Error, Limit, Result};
+use crate::os::clock::Clock;
+use crate::os::map::{Slice, Writer};
+use crate::segment::{Chain, Segment};
+
+/// Disk space is taken in steps of this many bytes.
+const ALLOCATE_STEP: usize = 16 << 20;
+/// Pages are made ready this far ahead of the writer, in steps of the same size.
+const POPULATE_STEP: usize = 4 << 20;
+
+/// A message with what can be computed before the append lock is taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Prepared<'a> {
+    message: Message<'a>,
+    body_crc: u32,
+    len: usize,
+}
+
+impl<'a> Prepared<'a> {
+    pub fn new(message: Message<'a>, store_host: &SocketAddr) -> Prepared<'a> {
+        Prepared {
+            message,
+            body_crc: record::body_crc(message.body),
+            len: record::encoded_len(&message, store_host),
+        }
+    }
+    /// Bytes of the record.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+    /// Never: a record has a head.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+}
+
+/// Where a message, or the first of a batch, was put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    pub physical_offset: u64,
+    pub queue_offset: u64,
+    /// ms since 1970.
+    pub store_timestamp: i64,
+    /// Physical offset behind the last byte written: durable once the log is flushed to here.
+    pub end: u64,
+}
+
+/// The log's files and its two positions.
+#[derive(Debug)]
+pub struct CommitLog {
+    chain: Chain,
+    tail: Mutex<Tail>,
+    /// Behind the last record that readers may see.
+    end: AtomicU64,
+    flushed: AtomicU64,
+    poison: OnceLock<String>,
+    store_host: SocketAddr,
+    populated: Mutex<u64>,
+}
+
+#[derive(Debug)]
+struct Tail {
+    writer: Option<Writer>,
+    base: u64,
+    /// Store times never go back, whatever the clock does.
+    last_time: i64,
+}
+
+impl CommitLog {
+    /// The log of `chain`, whose last file is written on behind its published bytes.
+    /// `last_time` is the store time of its last record.
+    pub fn new(chain: Chain, store_host: SocketAddr, last_time: i64) -> CommitLog {
+        let last = chain.last();
+        let end = last.as_ref().map_or(0, Segment::end);
+        let tail = Tail {
+            writer: last.as_ref().map(|s| s.file.writer()),
+            base: last.map_or(0, |s| s.base),
+            last_time,
+        };
+        CommitLog {
+            chain,
+            tail: Mutex::new(tail),
+            end: AtomicU64::new(end),
+            flushed: AtomicU64::new(end),
+            poison: OnceLock::new(),
+            store_host,
+            populated: Mutex::new(0),
+        }
+    }
+
+    pub fn chain(&self) -> &Chain {
+        &self.chain
+    }
+    /// The address that records carry as their store host.
+    pub fn store_host(&self) -> SocketAddr {
+        self.store_host
+    }
+    /// Position of the first byte that is still there.
+    pub fn min_offset(&self) -> u64 {
+        self.chain.first().map_or(0, |s| s.base)
+    }
+    /// Position behind the last record.
+    pub fn end(&self) -> u64 {
+        self.end.load(Ordering::Acquire)
+    }
+    /// Everything below is on the disk.
+    pub fn flushed(&self) -> u64 {
+        self.flushed.load(Ordering::Acquire)
+    }
+    /// Why nothing is written any more.
+    pub fn poison(&self) -> Option<&str> {
+        self.poison.get().map(String::as_str)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Tail> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Appends messages of one queue, all or none, next to each other in one file.
+    ///
+    /// `next_queue_offset` is the queue's; it is read and moved on under the append lock, so
+    /// that offsets have the order of positions. Messages of a type that is never dispatched
+    /// get queue offset 0 and do not move it.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`] (nothing has changed), [`Error::Poisoned`], [`Limit::Record`].
+    pub fn append(
+        &self,
+        batch: &[Prepared],
+        next_queue_offset: &AtomicU64,
+        clock: &dyn Clock,
+    ) -> Result<Appended> {
+        let total: usize = batch.iter().map(Prepared::len).sum();
+        let max = self.chain.file_len() - BLANK_LEN;
+        if total > max {
+            return Err(Limit::Record { len: total, max }.into());
+        }
+        let mut tail = self.lock();
+        if let Some(reason) = self.poison() {
+            return Err(Error::Poisoned(reason.to_owned()));
+        }
+        if tail.writer.as_ref().is_none_or(|w| w.rest() < total + BLANK_LEN) {
+            self.roll(&mut tail)?;
+        }
+        let Tail { writer: Some(writer), base, last_time } = &mut *tail else {
+            unreachable!("rolling leaves a writer");
+        };
+        let store_timestamp = clock.now_ms().max(*last_time);
+        let physical_offset = *base + writer.position() as u64;
+        let queue_offset = next_queue_offset.load(Ordering::Relaxed);
+        let mut next = queue_offset;
+        writer.write(total, ALLOCATE_STEP, |mut buf| {
+            let mut at = physical_offset;
+            for p in batch {
+                let (this, rest) = buf.split_at_mut(p.len);
+                buf = rest;
+                let dispatched = is_dispatched(p.message.sys_flag);
+                let place = Placement {
+                    queue_offset: if dispatched { next } else { 0 },
+                    physical_offset: at,
+                    store_timestamp,
+                    store_host: self.store_host,
+                };
+                record::encode(&p.message, &place, p.body_crc, this);
+                at += p.len as u64;
+                next += u64::from(dispatched);
+            }
+        })?;
+        *last_time = store_timestamp;
+        next_queue_offset.store(next, Ordering::Relaxed);
+        let end = physical_offset + total as u64;
+        self.end.store(end, Ordering::Release);
+        let queue_offset = if next == queue_offset { 0 } else { queue_offset };
+        Ok(Appended { physical_offset, queue_offset, store_timestamp, end })
+    }
+
+    /// Goes on to the next file. It is made before the blank goes into the old one, so that a
+    /// full disk changes nothing.
+    fn roll(&self, tail: &mut Tail) -> Result<()> {
+        let Some(old) = &mut tail.writer else {
+            tail.writer = Some(self.chain.push(tail.base)?);
+            return Ok(());
+        };
+        let base = tail.base + old.file().len() as u64;
+        self.chain.prepare(base)?.file.allocate(BLANK_LEN)?;
+        let rest = old.rest();
+        if rest > 0 {
+            old.write(rest, ALLOCATE_STEP, |buf| record::encode_blank(rest as u32, buf))?;
+        }
+        tail.writer = Some(self.chain.push(base)?);
+        tail.base = base;
+        Ok(())
+    }
+
+    /// Background step: disk space and pages ahead of the writer, and the next file before the
+    /// last one is full. A full disk is not an error here but when a message needs the space.
+    pub fn prepare_ahead(&self) -> Result<()> {
+        let Some(last) = self.chain.last() else { return Ok(()) };
+        let (at, len) = (last.file.published(), last.file.len());
+        last.file.allocate(at.next_multiple_of(ALLOCATE_STEP) + ALLOCATE_STEP)?;
+        let mut populated = self.populated.lock().unwrap_or_else(PoisonError::into_inner);
+        let want = (last.base + (at + 2 * POPULATE_STEP) as u64).min(last.limit());
+        let from = (*populated).max(last.end());
+        if want > from + POPULATE_STEP as u64 / 2 || want == last.limit() && from < want {
+            last.file.populate((from - last.base) as usize, (want - last.base) as usize);
+            *populated = want;
+        }
+        drop(populated);
+        if len - at < len / 4 {
+            let next = self.chain.prepare(last.limit())?;
+            next.file.allocate(ALLOCATE_STEP)?;
+        }
+        Ok(())
+    }
+
+    /// Forces what was written to the disk. A failure poisons the log: what the disk holds is
+    /// not known then, and the page cache may have dropped what it could not write.
+    pub fn flush(&self) -> Result<u64> {
+        if let Some(reason) = self.poison() {
+            return Err(Error::Poisoned(reason.to_owned()));
+        }
+        let (from, end) = (self.flushed(), self.end());
+        if from < end {
+            self.chain.sync(from, end).map_err(|e| {
+                let reason = self.poison.get_or_init(|| e.to_string());
+                Error::Poisoned(reason.clone())
+            })?;
+            self.flushed.fetch_max(end, Ordering::AcqRel);
+        }
+        Ok(end)
+    }
+
+    /// Refuses all further appends, for the reason given.
+    pub fn refuse_appends(&self, reason: &str) {
+        let _tail = self.lock();
+        let _ = self.poison.set(reason.to_owned());
+    }
+
+    /// The record that begins at `physical_offset`, with its bytes mapped for as long as they
+    /// are held. `None` where no record begins.
+    pub fn record_at(&self, physical_offset: u64) -> Option<Slice> {
+        let segment = self.chain.find(physical_offset)?;
+        let size = match self.decode_in(&segment, physical_offset)? {
+            Entry::Record(r) if r.check_place(physical_offset).is_ok() => r.size(),
+            _ => return None,
+        };
+        segment.slice(physical_offset, size)
+    }
+
+    fn decode_in<'s>(&self, segment: &'s Segment, at: u64) -> Option<Entry<'s>> {
+        record::decode(segment.tail(at)).ok()
+    }
+
+    /// Store time of the record at `physical_offset`, ms.
+    pub fn store_time(&self, physical_offset: u64) -> Option<i64> {
+        self.with_record(physical_offset, |r| r.store_timestamp())
+    }
+
+    /// Shows the record at `physical_offset` to `look`.
+    pub fn with_record<T>(
+        &self,
+        physical_offset: u64,
+        look: impl FnOnce(Record<'_>) -> T,
+    ) -> Option<T> {
+        let segment = self.chain.find(physical_offset)?;
+        match self.decode_in(&segment, physical_offset)? {
+            Entry::Record(r) if r.check_place(physical_offset).is_ok() => Some(look(r)),
+            _ => None,
+        }
+    }
+}
+
+fn is_dispatched(sys_flag: i32) -> bool {
+    matches!(
+        sys_flag & record::sys_flag::TRANSACTION,
+        0 | record::sys_flag::COMMIT
+    )
+}

@@ -1,0 +1,346 @@
+//! One ConsumeQueue: unit `n` stands at byte `20 n` of a chain of files.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::codec::queue_unit::{UNIT_LEN, Unit};
+use crate::error::Result;
+use crate::os::fs::{Fs, list_numbered};
+use crate::os::map::{MappedFile, Writer};
+use crate::segment::{Chain, Segment};
+
+const UNIT: u64 = UNIT_LEN as u64;
+/// Disk space is taken in steps: thousands of queues with a few messages each are cheap.
+const ALLOCATE_STEP: usize = 4096;
+
+/// A queue's files and offsets. Offsets count units.
+#[derive(Debug)]
+pub struct ConsumeQueue {
+    topic: Arc<str>,
+    id: i32,
+    chain: Chain,
+    writer: Mutex<Option<Writer>>,
+    /// The offset the next appended message gets. Belongs to the log's append lock.
+    next: AtomicU64,
+    /// Behind the last unit.
+    max: AtomicU64,
+    /// First unit whose record is still in the log.
+    min: AtomicU64,
+    flushed: AtomicU64,
+}
+
+impl ConsumeQueue {
+    /// Opens what `dir` holds of a queue, which may be nothing. Units are believed up to the
+    /// first that is none, in the last file; `recover` compares them with the log. Files of a
+    /// wrong length or place are put into `attic`.
+    pub fn open(
+        fs: &Fs,
+        dir: &Path,
+        topic: Arc<str>,
+        id: i32,
+        file_len: usize,
+        mut attic: impl FnMut(&Path) -> Result<()>,
+    ) -> Result<ConsumeQueue> {
+        let mut files: Vec<Segment> = Vec::new();
+        for (base, path) in list_numbered(dir)?.0 {
+            let len = path.metadata().map_or(0, |m| m.len());
+            let fits = len == file_len as u64 && base % len == 0;
+            if !fits || files.last().is_some_and(|last| last.limit() != base) {
+                // A gap means that what is behind it cannot be found by counting.
+                if !fits {
+                    attic(&path)?;
+                    continue;
+                }
+            }
+            let file = Arc::new(MappedFile::open(fs, &path, file_len)?);
+            files.push(Segment { base, file });
+        }
+        if let Some(last) = files.pop() {
+            let used = used_bytes(last.tail(last.base));
+            let file = Arc::new(MappedFile::open(fs, last.file.path(), used)?);
+            files.push(Segment { base: last.base, file });
+        }
+        let min = files.first().map_or(0, |s| s.base / UNIT);
+        let max = files.last().map_or(0, |s| s.end() / UNIT);
+        let writer = files.last().map(|s| s.file.writer());
+        Ok(ConsumeQueue {
+            topic,
+            id,
+            chain: Chain::new(fs, dir, file_len, files),
+            writer: Mutex::new(writer),
+            next: AtomicU64::new(max),
+            max: AtomicU64::new(max),
+            min: AtomicU64::new(min),
+            flushed: AtomicU64::new(max),
+        })
+    }
+
+    pub fn topic(&self) -> &Arc<str> {
+        &self.topic
+    }
+    pub fn id(&self) -> i32 {
+        self.id
+    }
+    pub fn chain(&self) -> &Chain {
+        &self.chain
+    }
+    /// The counter of offsets for [`crate::log::commit_log::CommitLog::append`].
+    pub fn next(&self) -> &AtomicU64 {
+        &self.next
+    }
+    /// First offset that can be read.
+    pub fn min_offset(&self) -> u64 {
+        self.min.load(Ordering::Acquire)
+    }
+    /// Behind the last offset that can be read.
+    pub fn max_offset(&self) -> u64 {
+        self.max.load(Ordering::Acquire)
+    }
+
+    fn writer(&self) -> std::sync::MutexGuard<'_, Option<Writer>> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes the unit of `offset`. One that is there already stays. Offsets that are left out
+    /// get fillers, so that every offset keeps its place.
+    pub fn put(&self, offset: u64, unit: &Unit) -> Result<()> {
+        let mut writer = self.writer();
+        let mut max = self.max_offset();
+        if offset < max {
+            return Ok(());
+        }
+        let in_file = (self.chain.file_len() / UNIT_LEN) as u64;
+        let file_start = offset - offset % in_file;
+        if writer.is_none() || file_start > max.next_multiple_of(in_file) {
+            // The first file of a queue, or a leap over whole files.
+            *writer = Some(self.chain.push(file_start * UNIT)?);
+            if max == 0 {
+                self.min.store(offset, Ordering::Release);
+            }
+            max = file_start;
+        }
+        while max < offset {
+            self.append(&mut writer, &Unit::FILLER)?;
+            max += 1;
+        }
+        self.append(&mut writer, unit)?;
+        self.max.store(offset + 1, Ordering::Release);
+        self.next.fetch_max(offset + 1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn append(&self, writer: &mut Option<Writer>, unit: &Unit) -> Result<()> {
+        if writer.as_ref().is_none_or(|w| w.rest() < UNIT_LEN) {
+            let base = self.chain.last().map_or(0, |s| s.limit());
+            *writer = Some(self.chain.push(base)?);
+        }
+        let Some(writer) = writer else { return Ok(()) };
+        writer.write(UNIT_LEN, ALLOCATE_STEP, |buf| buf.copy_from_slice(&unit.encode()))
+    }
+
+    /// The unit at `offset`; `None` outside the queue and where a file is missing.
+    pub fn get(&self, offset: u64) -> Option<Unit> {
+        if offset >= self.max_offset() {
+            return None;
+        }
+        let at = offset.checked_mul(UNIT)?;
+        Unit::decode(self.chain.find(at)?.tail(at))
+    }
+
+    /// Shows the units from `from` on, with their offsets, until `visit` returns false.
+    /// Returns the offset behind the last one shown; where files are missing, and over fillers,
+    /// it goes on to what comes next.
+    pub fn for_each(&self, from: u64, mut visit: impl FnMut(u64, Unit) -> bool) -> u64 {
+        let max = self.max_offset();
+        let mut offset = from;
+        while offset < max {
+            let at = offset * UNIT;
+            let Some(segment) = self.chain.find(at) else {
+                offset = self.chain.find_after(at).map_or(max, |s| s.base / UNIT);
+                continue;
+            };
+            let end = max.min(segment.limit() / UNIT);
+            for bytes in segment.tail(at).chunks_exact(UNIT_LEN).take((end - offset) as usize) {
+                if let Some(unit) = Unit::decode(bytes).filter(|u| !u.is_filler())
+                    && !visit(offset, unit)
+                {
+                    return offset;
+                }
+                offset += 1;
+            }
+            offset = end;
+        }
+        offset
+    }
+
+    /// The first unit from `offset` on that is not a filler, with its offset.
+    pub fn next_unit(&self, offset: u64) -> Option<(u64, Unit)> {
+        let mut found = None;
+        self.for_each(offset, |n, unit| {
+            found = Some((n, unit));
+            false
+        });
+        found
+    }
+
+    /// Whether records behind the last unit make it the end of what the log holds of this
+    /// queue: the last unit, fillers left out.
+    pub fn last_unit(&self) -> Option<Unit> {
+        (self.min_offset()..self.max_offset())
+            .rev()
+            .find_map(|n| self.get(n).filter(|u| !u.is_filler()))
+    }
+
+    /// The first offset whose unit `is_behind`; they are ordered by it. `max` if none is.
+    pub fn partition(&self, is_behind: impl Fn(&Unit) -> bool) -> u64 {
+        let (mut low, mut high) = (self.min_offset(), self.max_offset());
+        while low < high {
+            let mid = low + (high - low) / 2;
+            match self.next_unit(mid) {
+                Some((n, unit)) if n < high && !is_behind(&unit) => low = n + 1,
+                _ => high = mid,
+            }
+        }
+        self.next_unit(low).map_or(low, |(n, _)| n)
+    }
+
+    /// Moves the minimum to the first unit whose record the log, which begins at
+    /// `log_min`, still has; and removes files that hold only older ones.
+    pub fn follow_log(&self, log_min: u64) -> Result<()> {
+        let in_file = (self.chain.file_len() / UNIT_LEN) as u64;
+        let min = self.partition(|unit| unit.offset >= log_min);
+        self.min.fetch_max(min, Ordering::AcqRel);
+        while self.chain.first().is_some_and(|s| s.base / UNIT + in_file <= min) {
+            if self.chain.drop_first()?.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts the queue at `offset`: the units from there on are to be written anew. Only while
+    /// the store is being opened, when nobody reads. Returns the queue that goes on from there.
+    pub fn cut(&self, fs: &Fs, offset: u64) -> Result<ConsumeQueue> {
+        let mut files = Vec::new();
+        *self.writer() = None;
+        for segment in self.chain.all() {
+            let first = segment.base / UNIT;
+            if first >= offset && first > 0 {
+                fs.remove(segment.file.path())?;
+                continue;
+            }
+            let keep = ((offset - first) * UNIT).min(segment.file.published() as u64);
+            let stale = segment.tail(segment.base + keep).len();
+            let path = segment.file.path().to_owned();
+            if stale > 0 {
+                // What stays behind the end would read as units after the next crash.
+                let zeros = vec![0; stale.min(used_bytes(segment.tail(segment.base)))];
+                fs.overwrite(&path, keep, &zeros)?;
+            }
+            let file = Arc::new(MappedFile::open(fs, &path, keep as usize)?);
+            files.push(Segment { base: segment.base, file });
+        }
+        let max = files.last().map_or(0, |s| s.end() / UNIT);
+        Ok(ConsumeQueue {
+            topic: self.topic.clone(),
+            id: self.id,
+            writer: Mutex::new(files.last().map(|s| s.file.writer())),
+            chain: Chain::new(fs, self.chain.dir(), self.chain.file_len(), files),
+            next: AtomicU64::new(max),
+            max: AtomicU64::new(max),
+            min: AtomicU64::new(self.min_offset().min(max)),
+            flushed: AtomicU64::new(0),
+        })
+    }
+
+    /// Forces units to the disk if at least `least` wait.
+    pub fn flush(&self, least: u64) -> Result<()> {
+        let (from, to) = (self.flushed.load(Ordering::Acquire), self.max_offset());
+        if from < to && to - from >= least {
+            self.chain.sync(from * UNIT, to * UNIT)?;
+            self.flushed.fetch_max(to, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+}
+
+/// Bytes up to the first place that holds no unit.
+fn used_bytes(bytes: &[u8]) -> usize {
+    let is_unit = |n: usize| Unit::decode(&bytes[n * UNIT_LEN..]).is_some();
+    // Units are written one behind the other, so what follows the first empty place is empty
+    // too, but for what a power cut may have left; that is beyond what can be counted on.
+    let (mut low, mut high) = (0, bytes.len() / UNIT_LEN);
+    while low < high {
+        let mid = low + (high - low) / 2;
+        if is_unit(mid) { low = mid + 1 } else { high = mid }
+    }
+    low * UNIT_LEN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(dir: &Path) -> ConsumeQueue {
+        ConsumeQueue::open(&Fs::default(), dir, "T".into(), 0, 200, |p| {
+            panic!("{} into the attic", p.display())
+        })
+        .unwrap()
+    }
+
+    fn unit(n: u64) -> Unit {
+        Unit { offset: n * 100, size: 100, tags_code: n as i64 }
+    }
+
+    #[test]
+    fn units_over_several_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let q = open(dir.path());
+        for n in 0..25 {
+            q.put(n, &unit(n)).unwrap();
+            q.put(n, &unit(99)).unwrap();
+        }
+        for q in [q, open(dir.path())] {
+            assert_eq!((q.min_offset(), q.max_offset()), (0, 25));
+            assert_eq!(q.get(24), Some(unit(24)));
+            assert_eq!((q.get(25), q.get(u64::MAX)), (None, None));
+            assert_eq!(q.partition(|u| u.offset >= 1150), 12);
+            assert_eq!(q.partition(|u| u.offset >= 9999), 25);
+            let mut seen = Vec::new();
+            assert_eq!(q.for_each(8, |n, _| { seen.push(n); n < 12 }), 12);
+            assert_eq!(seen, [8, 9, 10, 11, 12]);
+        }
+    }
+
+    #[test]
+    fn the_first_offset_may_be_late_and_some_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let q = open(dir.path());
+        q.put(13, &unit(13)).unwrap();
+        assert_eq!((q.min_offset(), q.max_offset()), (13, 14));
+        q.put(16, &unit(16)).unwrap();
+        q.put(1 << 40, &unit(1 << 40)).unwrap();
+        assert_eq!(q.next_unit(14), Some((16, unit(16))));
+        assert_eq!(q.next_unit(17).unwrap().0, 1 << 40);
+        assert_eq!(q.partition(|u| u.offset >= 1400), 16);
+        assert!(std::fs::read_dir(dir.path()).unwrap().count() <= 3);
+    }
+
+    #[test]
+    fn follows_the_log_and_is_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let q = open(dir.path());
+        for n in 0..25 {
+            q.put(n, &unit(n)).unwrap();
+        }
+        q.follow_log(1150).unwrap();
+        assert_eq!((q.min_offset(), q.chain.first().unwrap().base), (12, 200));
+        let q = q.cut(&Fs::default(), 15).unwrap();
+        assert_eq!((q.min_offset(), q.max_offset(), q.get(15)), (12, 15, None));
+        q.put(15, &unit(77)).unwrap();
+        drop(q);
+        let q = open(dir.path());
+        assert_eq!((q.max_offset(), q.get(15)), (16, Some(unit(77))));
+    }
+}

@@ -1,0 +1,145 @@
+//! All queues, by topic and queue id.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::consume_queue::ConsumeQueue;
+use crate::error::{Error, Result};
+use crate::os::fs::Fs;
+
+type Queues = HashMap<Arc<str>, BTreeMap<i32, Arc<ConsumeQueue>>>;
+
+/// The queues of a store, opened or made when first asked for.
+#[derive(Debug)]
+pub struct QueueTable {
+    fs: Fs,
+    dir: PathBuf,
+    file_len: usize,
+    queues: RwLock<Queues>,
+}
+
+/// Whether a topic can be the name of a folder. A record that says otherwise is damaged, or
+/// comes from somebody who wants to write elsewhere.
+pub fn is_folder_name(topic: &str) -> bool {
+    !topic.is_empty()
+        && topic.len() <= 255
+        && topic != "."
+        && topic != ".."
+        && !topic.contains(['/', '\0'])
+}
+
+impl QueueTable {
+    /// Opens all queues under `dir` (the folder `consumequeue`).
+    pub fn open(
+        fs: &Fs,
+        dir: &Path,
+        file_len: usize,
+        mut attic: impl FnMut(&Path) -> Result<()>,
+    ) -> Result<QueueTable> {
+        let mut queues = Queues::new();
+        for (topic, topic_dir) in folders(dir)? {
+            let topic: Arc<str> = topic.into();
+            for (id, queue_dir) in folders(&topic_dir)? {
+                let Ok(id) = id.parse::<i32>() else { continue };
+                let queue =
+                    ConsumeQueue::open(fs, &queue_dir, topic.clone(), id, file_len, &mut attic)?;
+                queues.entry(topic.clone()).or_default().insert(id, Arc::new(queue));
+            }
+        }
+        let (fs, dir) = (fs.clone(), dir.to_owned());
+        Ok(QueueTable { fs, dir, file_len, queues: RwLock::new(queues) })
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Queues> {
+        self.queues.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn get(&self, topic: &str, id: i32) -> Option<Arc<ConsumeQueue>> {
+        self.read().get(topic)?.get(&id).cloned()
+    }
+
+    /// The queue, made if it is not there. Its folder is made with its first unit.
+    pub fn get_or_create(&self, topic: &str, id: i32) -> Result<Arc<ConsumeQueue>> {
+        if let Some(queue) = self.get(topic, id) {
+            return Ok(queue);
+        }
+        if !is_folder_name(topic) || id < 0 {
+            return Err(Error::Unusable {
+                path: self.dir.clone(),
+                what: format!("topic {topic:?}, queue {id} cannot be a folder"),
+            });
+        }
+        let mut queues = self.queues.write().unwrap_or_else(PoisonError::into_inner);
+        let topic = match queues.get_key_value(topic) {
+            Some((topic, _)) => topic.clone(),
+            None => topic.into(),
+        };
+        let of_topic = queues.entry(topic.clone()).or_default();
+        if let Some(queue) = of_topic.get(&id) {
+            return Ok(queue.clone());
+        }
+        let dir = self.dir.join(&*topic).join(id.to_string());
+        let queue = ConsumeQueue::open(&self.fs, &dir, topic, id, self.file_len, |_| Ok(()))?;
+        let queue = Arc::new(queue);
+        of_topic.insert(id, queue.clone());
+        Ok(queue)
+    }
+
+    /// Puts another queue in place of the one of that topic and id.
+    pub fn replace(&self, queue: ConsumeQueue) -> Arc<ConsumeQueue> {
+        let queue = Arc::new(queue);
+        let mut queues = self.queues.write().unwrap_or_else(PoisonError::into_inner);
+        queues.entry(queue.topic().clone()).or_default().insert(queue.id(), queue.clone());
+        queue
+    }
+
+    /// Every queue, in no order.
+    pub fn all(&self) -> Vec<Arc<ConsumeQueue>> {
+        self.read().values().flat_map(|of_topic| of_topic.values().cloned()).collect()
+    }
+
+    /// The queues of a topic by id.
+    pub fn of_topic(&self, topic: &str) -> Vec<Arc<ConsumeQueue>> {
+        self.read().get(topic).map(|q| q.values().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Names of all topics that have queues, in no order.
+    pub fn topics(&self) -> Vec<Arc<str>> {
+        self.read().keys().cloned().collect()
+    }
+
+    /// Forgets a topic's queues and removes their files. Its records stay in the log.
+    pub fn remove_topic(&self, topic: &str) -> Result<()> {
+        let removed = self.queues.write().unwrap_or_else(PoisonError::into_inner).remove(topic);
+        for queue in removed.into_iter().flatten().map(|(_, queue)| queue) {
+            for segment in queue.chain().all() {
+                self.fs.remove(segment.file.path())?;
+            }
+            // Folders that are not empty hold something that is not ours.
+            let _ = std::fs::remove_dir(queue.chain().dir());
+        }
+        if is_folder_name(topic) {
+            let _ = std::fs::remove_dir(self.dir.join(topic));
+        }
+        Ok(())
+    }
+}
+
+/// Names and paths of the folders in `dir`; none if it is not there.
+fn folders(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(Error::io("list", dir))?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(Error::io("list", dir))?.path();
+        if let Some(name) = path.file_name().and_then(|n| n.to_str())
+            && path.is_dir()
+        {
+            found.push((name.to_owned(), path));
+        }
+    }
+    Ok(found)
+}
