@@ -2,6 +2,7 @@
 
 pub mod codec;
 mod error;
+pub mod index;
 pub mod log;
 pub mod os;
 pub mod queue;

@@ -13,9 +13,9 @@ use std::fs::{File, OpenOptions};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use memmap2::{Advice, MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 
 use super::fs::{Call, Fs};
 use crate::error::{Error, Result};
@@ -293,6 +293,78 @@ impl AsRef<[u8]> for Slice {
 impl fmt::Debug for Slice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Slice({} bytes at {} of {})", self.len, self.start, self.file.path.display())
+    }
+}
+
+/// A mapped file that is read and written anywhere, under a lock: an index file.
+pub struct MappedTable {
+    map: RwLock<MmapMut>,
+    file: File,
+    path: PathBuf,
+    fs: Fs,
+}
+
+impl MappedTable {
+    /// Makes a file of `len` zeros; what is written must be allocated first.
+    pub fn create(fs: &Fs, path: &Path, len: usize) -> Result<MappedTable> {
+        let file = fs.create(path, len as u64)?;
+        MappedTable::map(fs, path, file)
+    }
+
+    /// Opens a file as long as it is.
+    pub fn open(fs: &Fs, path: &Path) -> Result<MappedTable> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(Error::io("open", path))?;
+        MappedTable::map(fs, path, file)
+    }
+
+    fn map(fs: &Fs, path: &Path, file: File) -> Result<MappedTable> {
+        // SAFETY: the mapping is shared, so the file must not change under the references that
+        // the lock gives out. Within this process the file is mapped here only, other writers
+        // are kept away by the store's lock, and nobody makes it shorter.
+        #[expect(unsafe_code, reason = "mapping a file; see SAFETY")]
+        let map = unsafe { MmapMut::map_mut(&file) }.map_err(Error::io("map", path))?;
+        Ok(MappedTable { map: RwLock::new(map), file, path: path.to_owned(), fs: fs.clone() })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes sure that a range has space on the disk.
+    pub fn allocate(&self, range: std::ops::Range<usize>) -> Result<()> {
+        let (at, len) = (range.start as nix::libc::off_t, range.len() as nix::libc::off_t);
+        let call = Call::Allocate(range.start as u64..range.end as u64);
+        self.fs.call("allocate space for", call, &self.path, || {
+            Ok(nix::fcntl::posix_fallocate(&self.file, at, len)?)
+        })
+    }
+
+    /// Shows the bytes to `look`.
+    pub fn read<T>(&self, look: impl FnOnce(&[u8]) -> T) -> T {
+        look(&self.map.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Has `change` work on the bytes. Only allocated ones may be written.
+    pub fn write<T>(&self, change: impl FnOnce(&mut [u8]) -> T) -> T {
+        change(&mut self.map.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Forces the file to the disk.
+    pub fn sync(&self) -> Result<()> {
+        self.read(|map| {
+            let call = Call::Sync(0..map.len() as u64);
+            self.fs.call("sync", call, &self.path, || self.file.sync_all())
+        })
+    }
+}
+
+impl fmt::Debug for MappedTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MappedTable({})", self.path.display())
     }
 }
 
