@@ -28,7 +28,9 @@ pub enum Error {
     #[error("the store is closed")]
     Closed,
     /// The store refuses writes until there is disk space again.
-    #[error("the disk is {used:.0}% full, above the limit of {limit:.0}%: no messages are taken until space is free")]
+    #[error(
+        "the disk is {used:.0}% full, above the limit of {limit:.0}%: no messages are taken until space is free"
+    )]
     AboveWatermark { used: f64, limit: f64 },
     /// The message breaks a limit.
     #[error(transparent)]
@@ -50,7 +52,9 @@ pub enum Limit {
     Properties { len: usize, max: usize },
     #[error("a body of {len} bytes, where maxMessageSize allows {max}")]
     Body { len: usize, max: usize },
-    #[error("a record of {len} bytes, where a file of the log (mappedFileSizeCommitLog) has room for {max}")]
+    #[error(
+        "a record of {len} bytes, where a file of the log (mappedFileSizeCommitLog) has room for {max}"
+    )]
     Record { len: usize, max: usize },
     #[error("a batch of no messages, or one that is malformed")]
     Batch,

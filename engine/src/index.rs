@@ -81,9 +81,8 @@ impl IndexFile {
     /// Number of the newest item of slot `n`; 0 for none.
     pub fn slot(&self, n: u32) -> i32 {
         let at = self.shape.slot_at(n);
-        self.table.read(|b| {
-            b.get(at..at + 4).map_or(0, |s| i32::from_be_bytes([s[0], s[1], s[2], s[3]]))
-        })
+        self.table
+            .read(|b| b.get(at..at + 4).map_or(0, |s| i32::from_be_bytes([s[0], s[1], s[2], s[3]])))
     }
 
     fn is_full(&self) -> bool {
@@ -393,7 +392,7 @@ mod tests {
             assert_eq!(index.query("T", "u700", 10, 0, i64::MAX).offsets, [700]);
             assert_eq!(index.query("T", "BBBB", 3, 0, i64::MAX).offsets, [4700, 4800, 4900]);
             assert_eq!(index.query("T", "all", 99, 3_000, 5_000).offsets, [300, 400, 500]);
-            assert_eq!(index.query("U", "all", 99, 0, i64::MAX).offsets, []);
+            assert!(index.query("U", "all", 99, 0, i64::MAX).offsets.is_empty());
         }
     }
 

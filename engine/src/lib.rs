@@ -1,11 +1,16 @@
 //! A message store, byte-compatible with Apache RocketMQ's.
 
 pub mod codec;
+pub mod config;
+pub mod dispatch;
 mod error;
 pub mod index;
 pub mod log;
 pub mod os;
 pub mod queue;
+pub mod recover;
+pub mod retain;
 pub mod segment;
+pub mod store;
 
 pub use error::{Error, Limit, Result};

@@ -179,7 +179,10 @@ mod tests {
             chain.push(base).unwrap().write(100, 1, |b| b.fill(1)).unwrap();
         }
         let base = |p| chain.find(p).map(|s| s.base);
-        assert_eq!([base(299), base(300), base(499), base(500)], [None, Some(300), Some(400), None]);
+        assert_eq!(
+            [base(299), base(300), base(499), base(500)],
+            [None, Some(300), Some(400), None]
+        );
         assert_eq!([base(600), base(700)], [Some(600), None]);
         assert_eq!(chain.find_after(400).unwrap().base, 600);
         chain.sync(350, 650).unwrap();

@@ -125,8 +125,7 @@ pub fn encoded_len(message: &Message, store_host: &SocketAddr) -> usize {
 /// Encodes `message` into `buf`, which is exactly [`encoded_len`] long.
 pub fn encode(message: &Message, place: &Placement, body_crc: u32, buf: &mut [u8]) {
     let v2 = message.topic.len() > MAX_TOPIC_V1;
-    let mut sys_flag =
-        message.sys_flag & !(sys_flag::BORN_HOST_V6 | sys_flag::STORE_HOST_V6);
+    let mut sys_flag = message.sys_flag & !(sys_flag::BORN_HOST_V6 | sys_flag::STORE_HOST_V6);
     if message.born_host.is_ipv6() {
         sys_flag |= sys_flag::BORN_HOST_V6;
     }
@@ -260,6 +259,15 @@ pub fn decode(bytes: &[u8]) -> Result<Entry<'_>, RecordError> {
     }
     let topic = std::str::from_utf8(topic).map_err(|_| RecordError::Topic)?;
     Ok(Entry::Record(Record { bytes, topic, body_at, body_len, properties, born_host_len }))
+}
+
+/// Whether `bytes` begin like the record of their length at `physical_offset`: size, magic and
+/// place. Cheap enough for every message that is read.
+pub fn has_head(bytes: &[u8], physical_offset: u64) -> bool {
+    bytes.len() >= MIN_LEN
+        && usize::try_from(be::i32(bytes, TOTAL)) == Ok(bytes.len())
+        && matches!(be::i32(bytes, MAGIC) as u32, MAGIC_V1 | MAGIC_V2)
+        && u64::try_from(be::i64(bytes, PHYSICAL_OFFSET)) == Ok(physical_offset)
 }
 
 impl<'a> Record<'a> {
@@ -429,6 +437,7 @@ mod tests {
         assert_eq!(r.offset_msg_id(), "7F00000100002A9F0000000000001000");
         assert_eq!(r.check_body(), Ok(()));
         assert_eq!(r.check_place(4096), Ok(()));
+        assert!(has_head(&bytes, 4096) && !has_head(&bytes, 0) && !has_head(&bytes[1..], 4096));
         assert_eq!(r.check_place(0), Err(RecordError::Place(4096)));
     }
 

@@ -79,9 +79,11 @@ impl CommitLog {
     pub fn new(chain: Chain, store_host: SocketAddr, last_time: i64) -> CommitLog {
         let last = chain.last();
         let end = last.as_ref().map_or(0, Segment::end);
+        // Behind a full file the next one is made when there is something for it.
+        let open = last.filter(|s| s.end() < s.limit());
         let tail = Tail {
-            writer: last.as_ref().map(|s| s.file.writer()),
-            base: last.map_or(0, |s| s.base),
+            writer: open.as_ref().map(|s| s.file.writer()),
+            base: open.map_or(end, |s| s.base),
             last_time,
         };
         CommitLog {
@@ -278,8 +280,5 @@ impl CommitLog {
 }
 
 fn is_dispatched(sys_flag: i32) -> bool {
-    matches!(
-        sys_flag & record::sys_flag::TRANSACTION,
-        0 | record::sys_flag::COMMIT
-    )
+    matches!(sys_flag & record::sys_flag::TRANSACTION, 0 | record::sys_flag::COMMIT)
 }

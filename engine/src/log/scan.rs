@@ -162,9 +162,10 @@ fn next_magic(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// Position behind the last byte from `from` on that is not zero, in the file that holds it;
-/// `from` if all are zero. Reads the file to its end.
-pub fn dirty_to(segment: &Segment, from: u64) -> u64 {
+/// Position behind the last byte between `from` and `to` that is not zero, in the file that
+/// holds them; `from` if all are zero.
+pub fn dirty_to(segment: &Segment, from: u64, to: u64) -> u64 {
     let tail = segment.tail(from);
+    let tail = &tail[..tail.len().min(to.saturating_sub(from) as usize)];
     from + tail.iter().rposition(|b| *b != 0).map_or(0, |n| n as u64 + 1)
 }

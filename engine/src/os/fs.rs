@@ -121,9 +121,7 @@ impl Fs {
         let dir = path.parent().unwrap_or(Path::new("."));
         let temp = path.with_extension("tmp");
         let len = bytes.len() as u64;
-        self.call("write", Call::Write(0..len), &temp, || {
-            File::create(&temp)?.write_all(bytes)
-        })?;
+        self.call("write", Call::Write(0..len), &temp, || File::create(&temp)?.write_all(bytes))?;
         self.call("sync", Call::Sync(0..len), &temp, || File::open(&temp)?.sync_all())?;
         if let Some(backup) = backup.filter(|_| path.exists()) {
             // From here to the next rename only the backup is there; readers know of it.
@@ -135,11 +133,41 @@ impl Fs {
 
     /// Overwrites a range of a file and forces it to the disk.
     pub fn overwrite(&self, path: &Path, at: u64, bytes: &[u8]) -> Result<()> {
-        let file =
-            OpenOptions::new().write(true).open(path).map_err(Error::io("open", path))?;
+        let file = OpenOptions::new().write(true).open(path).map_err(Error::io("open", path))?;
         let range = at..at + bytes.len() as u64;
         self.call("write", Call::Write(range.clone()), path, || file.write_all_at(bytes, at))?;
         self.call("sync", Call::Sync(range), path, || file.sync_all())
+    }
+
+    /// Gives a file another length; what is added is zeros.
+    pub fn set_len(&self, path: &Path, len: u64) -> Result<()> {
+        self.call("change the length of", Call::Create(len), path, || {
+            OpenOptions::new().write(true).open(path)?.set_len(len)
+        })?;
+        self.sync_file(path)
+    }
+
+    /// Forces a whole file to the disk.
+    pub fn sync_file(&self, path: &Path) -> Result<()> {
+        self.call("sync", Call::Sync(0..u64::MAX), path, || File::open(path)?.sync_all())
+    }
+
+    /// Behind the last byte of a file that may be other than zero: what lies further is
+    /// a hole that was never written.
+    pub fn data_end(&self, path: &Path) -> Result<u64> {
+        use nix::unistd::{Whence, lseek};
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let mut end = 0;
+        // The last run of data: each hole's end is where the next run begins.
+        while let Ok(data) = lseek(&file, end, Whence::SeekData) {
+            let hole = lseek(&file, data, Whence::SeekHole)
+                .map_err(|e| Error::io("look at", path)(e.into()))?;
+            if hole <= end {
+                break;
+            }
+            end = hole;
+        }
+        Ok(end.unsigned_abs())
     }
 
     /// Share of the file system under `path` that is in use, 0 to 1, as `df` counts it.

@@ -68,7 +68,10 @@ impl MappedFile {
         write: bool,
     ) -> Result<MappedFile> {
         if len == 0 {
-            return Err(Error::Unusable { path: path.to_owned(), what: "the file is empty".into() });
+            return Err(Error::Unusable {
+                path: path.to_owned(),
+                what: "the file is empty".into(),
+            });
         }
         let mut options = MmapOptions::new();
         options.len(len);
@@ -239,9 +242,8 @@ impl Writer {
         // reference into it; `&mut self` of the only writer makes this the only reference. Any
         // byte pattern is a valid u8.
         #[expect(unsafe_code, reason = "the writer's exclusive range; see SAFETY")]
-        let buf = unsafe {
-            std::slice::from_raw_parts_mut(self.file.raw.as_mut_ptr().add(start), len)
-        };
+        let buf =
+            unsafe { std::slice::from_raw_parts_mut(self.file.raw.as_mut_ptr().add(start), len) };
         fill(buf);
         self.file.published.store(end, Ordering::Release);
         Ok(())
@@ -399,8 +401,7 @@ mod tests {
         let (dir, first) = file(100);
         first.writer().write(10, 1, |b| b.fill(1)).unwrap();
         drop(first);
-        let again =
-            Arc::new(MappedFile::open(&Fs::default(), &dir.path().join("f"), 10).unwrap());
+        let again = Arc::new(MappedFile::open(&Fs::default(), &dir.path().join("f"), 10).unwrap());
         again.writer().write(10, 1, |b| b.fill(2)).unwrap();
         assert_eq!(again.tail(8), [1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2]);
         let read = MappedFile::open_read(&dir.path().join("f")).unwrap();

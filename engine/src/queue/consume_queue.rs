@@ -308,7 +308,13 @@ mod tests {
             assert_eq!(q.partition(|u| u.offset >= 1150), 12);
             assert_eq!(q.partition(|u| u.offset >= 9999), 25);
             let mut seen = Vec::new();
-            assert_eq!(q.for_each(8, |n, _| { seen.push(n); n < 12 }), 12);
+            assert_eq!(
+                q.for_each(8, |n, _| {
+                    seen.push(n);
+                    n < 12
+                }),
+                12
+            );
             assert_eq!(seen, [8, 9, 10, 11, 12]);
         }
     }
