@@ -1,0 +1,565 @@
+//! What opening a store does, and the report of it.
+//!
+//! The log is the truth. Queues, index, checkpoint and the summary of the last close are hints:
+//! where they agree with the log they save time, where they don't they are mended from it.
+//! Bytes that are cut off the log go to the folder `attic` first.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::checkpoint::Checkpoint;
+use crate::codec::properties;
+use crate::codec::queue_unit::Unit;
+use crate::codec::record::{Entry, Record, decode, sys_flag};
+use crate::config::StoreConfig;
+use crate::error::{Error, Result};
+use crate::log::scan::{self, Checks, End, Step, Why};
+use crate::os::fs::{Fs, list_numbered};
+use crate::os::map::MappedFile;
+use crate::queue::consume_queue::ConsumeQueue;
+use crate::queue::table::QueueTable;
+use crate::segment::{Chain, Segment, file_name};
+
+/// The topic whose queues hold delayed messages, a queue for each level.
+pub const SCHEDULE_TOPIC: &str = "SCHEDULE_TOPIC_XXXX";
+/// Queues of light topics; their units point at records of other queues.
+const LIGHT_PREFIX: &str = "%LMQ%";
+/// Clean files and clocks agree only so far, ms.
+const CHECKPOINT_SLACK_MS: i64 = 3000;
+const SUMMARY: &str = "mq-store.clean";
+
+/// What opening found, and did. Shown at start; nothing is dropped without a line here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// The store was closed by its last user.
+    pub clean: bool,
+    /// What the last close wrote down still holds, so the log was not walked.
+    pub fast: bool,
+    /// Position of the log's first byte, and behind its last record.
+    pub log: (u64, u64),
+    /// Records walked.
+    pub records: u64,
+    /// Damage with intact records behind it.
+    pub damage: Vec<Damage>,
+    /// What was cut off the end.
+    pub cut: Option<Cut>,
+    /// Queues that were cut or completed, and units that were written for them.
+    pub queues_mended: u64,
+    pub units_written: u64,
+    /// Everything else worth a line.
+    pub notes: Vec<String>,
+    /// How long it took, ms.
+    pub took_ms: u64,
+}
+
+/// Bytes in the middle of the log that are not what was stored. They stay as they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    pub from: u64,
+    pub to: u64,
+    pub what: String,
+}
+
+/// Bytes that stood behind the last intact record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    pub at: u64,
+    pub bytes: u64,
+    pub why: String,
+    /// The file in which they are kept.
+    pub kept: PathBuf,
+}
+
+impl fmt::Display for RecoveryReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let how = if self.clean { "closed cleanly" } else { "not closed (a crash, or kill)" };
+        write!(f, "the store was {how}; log {} to {}", self.log.0, self.log.1)?;
+        match self.fast {
+            true => write!(f, ", as it was left")?,
+            false => write!(f, ", {} records checked", self.records)?,
+        }
+        write!(f, " in {} ms", self.took_ms)?;
+        if self.units_written > 0 {
+            write!(f, "\n{} queues mended, {} units", self.queues_mended, self.units_written)?;
+        }
+        for d in &self.damage {
+            write!(
+                f,
+                "\nDAMAGE from {} to {}: {}; records behind it are kept",
+                d.from, d.to, d.what
+            )?;
+        }
+        if let Some(c) = &self.cut {
+            let kept = c.kept.display();
+            write!(f, "\ncut {} bytes at {}: {}; kept in {kept}", c.bytes, c.at, c.why)?;
+        }
+        self.notes.iter().try_for_each(|note| write!(f, "\n{note}"))
+    }
+}
+
+/// What a clean close leaves for the next start. Believed only while nobody else has written.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Summary {
+    log_end: u64,
+    /// Physical offset of the last record.
+    last_record: Option<u64>,
+    last_time: i64,
+    queues: usize,
+    /// Sum of the queues' maximum offsets.
+    units: u64,
+}
+
+/// A store's parts, sound and ready to be continued.
+#[derive(Debug)]
+pub struct Recovered {
+    pub log: Chain,
+    /// Store time of the last record.
+    pub last_time: i64,
+    pub queues: QueueTable,
+    pub checkpoint: Checkpoint,
+    pub report: RecoveryReport,
+}
+
+/// The time a unit of the schedule queues is due, or the hash of the tag.
+pub fn tags_code(record: &Record<'_>, delay_levels_ms: &[i64]) -> i64 {
+    if record.topic() == SCHEDULE_TOPIC
+        && let Some(level) = record.property(properties::name::DELAY)
+        && let Ok(level) = level.parse::<usize>()
+        && level > 0
+    {
+        let level = level.min(delay_levels_ms.len());
+        let delay = level.checked_sub(1).and_then(|n| delay_levels_ms.get(n)).unwrap_or(&1000);
+        return record.store_timestamp().saturating_add(*delay);
+    }
+    crate::codec::ids::tags_code(record.property(properties::name::TAGS))
+}
+
+/// The unit that a record has in its queue, and its queue offset; `None` if it has none there.
+pub fn unit_of(record: &Record<'_>, delay_levels_ms: &[i64]) -> Option<(u64, Unit)> {
+    if !record.is_dispatched() || record.sys_flag() & sys_flag::INNER_BATCH != 0 {
+        return None;
+    }
+    let offset = u64::try_from(record.queue_offset()).ok().filter(|n| *n < 1 << 56)?;
+    let unit = Unit {
+        offset: record.physical_offset().unsigned_abs(),
+        size: record.size() as u32,
+        tags_code: tags_code(record, delay_levels_ms),
+    };
+    Some((offset, unit))
+}
+
+/// Opens the parts of the store in `config.root`, which is locked. `progress` is told how far
+/// the walk over the log is: position and end.
+pub fn recover(
+    fs: &Fs,
+    config: &StoreConfig,
+    now_ms: i64,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Recovered> {
+    let began = std::time::Instant::now();
+    let root = &config.root;
+    let mut report = RecoveryReport { clean: !root.join("abort").exists(), ..Default::default() };
+    let attic = Attic { fs, dir: root.join("attic").join(now_ms.to_string()) };
+
+    let (log_dir, queue_dir) = (log_dir(config), root.join("consumequeue"));
+    let (segments, log_file_len) =
+        open_log(fs, &log_dir, config.log_file_len, &attic, &mut report)?;
+    let queue_file_len = queue_file_len(&queue_dir, config.queue_file_len)?;
+    let checkpoint = read_checkpoint(root);
+    let queues = QueueTable::open(fs, &queue_dir, queue_file_len, |path| {
+        report.notes.push(format!("{} is no queue file; moved to the attic", path.display()));
+        attic.keep(path)
+    })?;
+
+    let log_min = segments.first().map_or(0, |s| s.base);
+    let summary = if report.clean { read_summary(root) } else { None };
+    let end = match summary.filter(|s| s.holds(&segments, &queues)) {
+        Some(summary) => {
+            report.fast = true;
+            End { at: summary.log_end, why: Why::Zeros, last_time: summary.last_time }
+        }
+        None => {
+            let crc_from = crc_from(&segments, report.clean, &checkpoint);
+            let checks = Checks { crc_from, lost_pages: !report.clean };
+            check_log(fs, &segments, checks, &queues, config, &mut report, progress)?
+        }
+    };
+    report.log = (log_min, end.at);
+
+    let log = cut_log(fs, &log_dir, log_file_len, segments, &end, &attic, &mut report)?;
+    for queue in queues.all() {
+        queue.follow_log(log_min)?;
+    }
+    remove_summary(fs, root)?;
+    report.took_ms = began.elapsed().as_millis() as u64;
+    Ok(Recovered { log, last_time: end.last_time, queues, checkpoint, report })
+}
+
+/// The folder of the log's files.
+pub fn log_dir(config: &StoreConfig) -> PathBuf {
+    config.log_dir.clone().unwrap_or_else(|| config.root.join("commitlog"))
+}
+
+/// Where files and bytes go that are taken out of a store.
+struct Attic<'a> {
+    fs: &'a Fs,
+    dir: PathBuf,
+}
+
+impl Attic<'_> {
+    fn keep(&self, path: &Path) -> Result<()> {
+        self.fs.rename(path, &self.place_for(path)?)
+    }
+
+    fn keep_bytes(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
+        self.fs.create_dir(&self.dir)?;
+        let path = self.dir.join(name);
+        self.fs.replace(&path, bytes, None)?;
+        Ok(path)
+    }
+
+    fn place_for(&self, path: &Path) -> Result<PathBuf> {
+        self.fs.create_dir(&self.dir)?;
+        let parts: Vec<_> = path.iter().rev().take(3).filter_map(|p| p.to_str()).collect();
+        Ok(self.dir.join(parts.into_iter().rev().collect::<Vec<_>>().join("_")))
+    }
+}
+
+/// Bytes of the files of `dir`: by the distance of their names, else by the length of the only
+/// one, else as configured.
+pub fn log_file_len(files: &[(u64, PathBuf)], configured: usize) -> usize {
+    let distance = files.windows(2).map(|w| w[1].0 - w[0].0).min();
+    let len = distance.or_else(|| Some(files.first()?.1.metadata().ok()?.len()));
+    len.and_then(|len| usize::try_from(len).ok()).filter(|len| *len > 0).unwrap_or(configured)
+}
+
+fn open_log(
+    fs: &Fs,
+    dir: &Path,
+    configured: usize,
+    attic: &Attic<'_>,
+    report: &mut RecoveryReport,
+) -> Result<(Vec<Segment>, usize)> {
+    let (files, foreign) = list_numbered(dir)?;
+    for path in foreign {
+        report.notes.push(format!("{} is no log file; left alone", path.display()));
+    }
+    let file_len = log_file_len(&files, configured);
+    let mut segments: Vec<Segment> = Vec::new();
+    for (base, path) in files {
+        if base % file_len as u64 != 0 {
+            report.notes.push(format!("{} has no place in the log; left alone", path.display()));
+            continue;
+        }
+        let len = path.metadata().map_err(Error::io("look at", &path))?.len();
+        if len != file_len as u64 {
+            report.notes.push(format!(
+                "{} had {len} bytes instead of {file_len}; its length was mended",
+                path.display()
+            ));
+            if len > file_len as u64 {
+                let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+                attic.keep_bytes(&format!("{}.excess", file_name(base)), &bytes[file_len..])?;
+            }
+            fs.set_len(&path, file_len as u64)?;
+        }
+        segments.push(Segment { base, file: Arc::new(MappedFile::open_read(&path)?) });
+    }
+    // A file made ahead of its time that was never written.
+    while let Some(last) = segments.last() {
+        if fs.data_end(last.file.path())? > 0 {
+            break;
+        }
+        fs.remove(last.file.path())?;
+        segments.pop();
+    }
+    Ok((segments, file_len))
+}
+
+fn queue_file_len(dir: &Path, configured: usize) -> Result<usize> {
+    let mut lens: HashMap<u64, usize> = HashMap::new();
+    for topic in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        for queue in std::fs::read_dir(topic.path()).into_iter().flatten().flatten() {
+            for (_, path) in list_numbered(&queue.path())?.0 {
+                *lens.entry(path.metadata().map_or(0, |m| m.len())).or_default() += 1;
+            }
+            // One is as good as thousands.
+            if lens.values().sum::<usize>() > 16 {
+                break;
+            }
+        }
+    }
+    lens.retain(|len, _| *len > 0 && len % 20 == 0);
+    let most = lens.into_iter().max_by_key(|(_, count)| *count);
+    Ok(most.and_then(|(len, _)| usize::try_from(len).ok()).unwrap_or(configured))
+}
+
+fn read_checkpoint(root: &Path) -> Checkpoint {
+    Checkpoint::decode(&std::fs::read(root.join("checkpoint")).unwrap_or_default())
+}
+
+/// From where on bodies are checked: the last file after a clean exit; after a crash the last
+/// file that begins with a record older than what the checkpoint knows to be on the disk.
+fn crc_from(segments: &[Segment], clean: bool, checkpoint: &Checkpoint) -> u64 {
+    let bases = segments.iter().rev();
+    if clean {
+        return bases.map(|s| s.base).next().unwrap_or(0);
+    }
+    let known = checkpoint.log_time.min(checkpoint.queue_time) - CHECKPOINT_SLACK_MS;
+    let first_time = |s: &Segment| match decode(s.tail(s.base)) {
+        Ok(Entry::Record(r)) if r.check_place(s.base).is_ok() => Some(r.store_timestamp()),
+        _ => None,
+    };
+    bases.filter(|s| first_time(s).is_some_and(|t| t <= known)).map(|s| s.base).next().unwrap_or(0)
+}
+
+/// Walks the whole log and compares each queue with it.
+fn check_log(
+    fs: &Fs,
+    segments: &[Segment],
+    checks: Checks,
+    queues: &QueueTable,
+    config: &StoreConfig,
+    report: &mut RecoveryReport,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<End> {
+    let Some(first) = segments.first() else {
+        return Ok(End { at: 0, why: Why::Zeros, last_time: 0 });
+    };
+    let log_limit = segments.last().map_or(0, Segment::limit);
+    let mut check = QueueCheck { fs, queues, seen: HashMap::new(), mended: 0, written: 0 };
+    let mut failed = Ok(());
+    let mut shown = first.base;
+    let end = scan::walk(segments, first.base, checks, |step| {
+        let record = match step {
+            Step::Record(r) => r,
+            Step::BadBody(r) => {
+                let from = r.physical_offset().unsigned_abs();
+                let what = format!("the body of a message of {} is not what was stored", r.topic());
+                report.damage.push(Damage { from, to: from + r.size() as u64, what });
+                r
+            }
+            Step::Hole { from, to, why } => {
+                report.damage.push(Damage { from, to, what: why.to_string() });
+                return ControlFlow::Continue(());
+            }
+        };
+        report.records += 1;
+        let at = record.physical_offset().unsigned_abs();
+        if at - shown >= 64 << 20 {
+            progress(at, log_limit);
+            shown = at;
+        }
+        if let Some((offset, unit)) = unit_of(&record, &config.delay_levels_ms)
+            && let Err(e) = check.unit(&record, offset, unit)
+        {
+            failed = Err(e);
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    });
+    failed?;
+    check.cut_what_the_log_lacks(first.base, end.at)?;
+    (report.queues_mended, report.units_written) = (check.mended, check.written);
+    Ok(end)
+}
+
+struct QueueCheck<'a> {
+    fs: &'a Fs,
+    queues: &'a QueueTable,
+    seen: HashMap<Box<str>, HashMap<i32, Seen>>,
+    mended: u64,
+    written: u64,
+}
+
+struct Seen {
+    queue: Arc<ConsumeQueue>,
+    /// The offset behind the last one that the log confirmed.
+    next: u64,
+    mended: bool,
+}
+
+impl QueueCheck<'_> {
+    fn unit(&mut self, record: &Record<'_>, offset: u64, unit: Unit) -> Result<()> {
+        let (topic, id) = (record.topic(), record.queue_id());
+        if !self.seen.contains_key(topic) {
+            self.seen.insert(topic.into(), HashMap::new());
+        }
+        let Some(of_topic) = self.seen.get_mut(topic) else { return Ok(()) };
+        let seen = match of_topic.entry(id) {
+            std::collections::hash_map::Entry::Occupied(seen) => seen.into_mut(),
+            std::collections::hash_map::Entry::Vacant(place) => {
+                // A record whose topic is no folder's name is damaged; there is no queue for it.
+                let Ok(queue) = self.queues.get_or_create(topic, id) else { return Ok(()) };
+                place.insert(Seen { queue, next: 0, mended: false })
+            }
+        };
+        if offset < seen.next {
+            // Two records of one offset: the first has it, as with the Java broker.
+            return Ok(());
+        }
+        let there = seen.queue.get(offset);
+        let agrees = there.is_some_and(|u| {
+            // The tags code may be one that the record does not tell: a time of delivery
+            // under other levels, the address of an extension.
+            let free = topic == SCHEDULE_TOPIC || u.tags_code <= -2_147_483_649;
+            (u.offset, u.size) == (unit.offset, unit.size)
+                && (free || u.tags_code == unit.tags_code)
+        });
+        if !agrees {
+            if there.is_some() || offset < seen.queue.max_offset() {
+                seen.queue = self.queues.replace(seen.queue.cut(self.fs, offset)?);
+            }
+            seen.queue.put(offset, &unit)?;
+            self.written += 1;
+            self.mended += u64::from(!std::mem::replace(&mut seen.mended, true));
+        }
+        seen.next = offset + 1;
+        Ok(())
+    }
+
+    /// Cuts units of records that are not in the log.
+    fn cut_what_the_log_lacks(&mut self, log_min: u64, log_end: u64) -> Result<()> {
+        for queue in self.queues.all() {
+            let seen = self.seen.get(&**queue.topic()).and_then(|q| q.get(&queue.id()));
+            let cut_at = match seen {
+                _ if queue.topic().starts_with(LIGHT_PREFIX) => {
+                    queue.partition(|unit| unit.offset >= log_end)
+                }
+                Some(seen) => seen.next,
+                None => queue.partition(|unit| unit.offset >= log_min),
+            };
+            if cut_at < queue.max_offset() {
+                self.queues.replace(queue.cut(self.fs, cut_at)?);
+                self.mended += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes the log end at `end`: what stands behind is kept in the attic, zeroed, and the
+/// last file opened for writing.
+fn cut_log(
+    fs: &Fs,
+    dir: &Path,
+    file_len: usize,
+    segments: Vec<Segment>,
+    end: &End,
+    attic: &Attic<'_>,
+    report: &mut RecoveryReport,
+) -> Result<Chain> {
+    let mut kept: Vec<Segment> = Vec::new();
+    for segment in segments {
+        // A log that ends with its last file goes on with a new one.
+        let holds_end = segment.base <= end.at && end.at < segment.limit();
+        if segment.limit() <= end.at {
+            kept.push(segment);
+            continue;
+        }
+        let from = end.at.max(segment.base);
+        let data_end = fs.data_end(segment.file.path())?.min(file_len as u64) + segment.base;
+        let dirty_to = scan::dirty_to(&segment, from, data_end);
+        let path = segment.file.path().to_owned();
+        if dirty_to > from {
+            let bytes =
+                segment.file.bytes((from - segment.base) as usize, (dirty_to - from) as usize);
+            let bytes = bytes.unwrap_or_default();
+            let name = format!("{}.cut-at-{from}", file_name(segment.base));
+            let kept = attic.keep_bytes(&name, bytes)?;
+            if holds_end {
+                fs.overwrite(&path, from - segment.base, &vec![0; bytes.len()])?;
+            }
+            let bytes = bytes.len() as u64 + report.cut.as_ref().map_or(0, |c| c.bytes);
+            report.cut = Some(Cut { at: end.at, bytes, why: end.why.to_string(), kept });
+        }
+        if holds_end {
+            if !report.clean {
+                // A killed process left pages that only the page cache has.
+                fs.sync_file(&path)?;
+            }
+            let file = MappedFile::open(fs, &path, (end.at - segment.base) as usize)?;
+            kept.push(Segment { base: segment.base, file: Arc::new(file) });
+        } else {
+            fs.remove(&path)?;
+        }
+    }
+    if !report.clean {
+        for segment in kept.iter().rev().skip(1).take(1) {
+            fs.sync_file(segment.file.path())?;
+        }
+    }
+    // A full last file gets its successor at the first append.
+    Ok(Chain::new(fs, dir, file_len, kept))
+}
+
+impl Summary {
+    /// Whether the store is as it was when this was written.
+    fn holds(&self, segments: &[Segment], queues: &QueueTable) -> bool {
+        let of = |at: u64| segments.iter().find(|s| s.base <= at && at < s.limit());
+        let entry = |at: u64| of(at).map(|s| decode(s.tail(at)));
+        let last_is_there = match self.last_record {
+            None => self.log_end == 0,
+            Some(at) => match entry(at) {
+                Some(Ok(Entry::Record(r))) => {
+                    r.check_place(at).is_ok()
+                        && r.check_body().is_ok()
+                        && r.store_timestamp() == self.last_time
+                        && at + r.size() as u64 == self.log_end
+                }
+                _ => false,
+            },
+        };
+        let nothing_behind = matches!(entry(self.log_end), None | Some(Ok(Entry::End)));
+        let all = queues.all();
+        last_is_there
+            && nothing_behind
+            && segments.windows(2).all(|w| w[0].limit() == w[1].base)
+            && all.len() == self.queues
+            && all.iter().map(|q| q.max_offset()).sum::<u64>() == self.units
+    }
+}
+
+/// Writes down what the next start can compare with. Everything must be flushed.
+pub fn write_summary(
+    fs: &Fs,
+    root: &Path,
+    log_end: u64,
+    last_record: Option<(u64, i64)>,
+    queues: &QueueTable,
+) -> Result<()> {
+    // Queues without a unit have no folder and will not be there.
+    let offsets: Vec<u64> = queues
+        .all()
+        .iter()
+        .filter(|q| q.chain().first().is_some())
+        .map(|q| q.max_offset())
+        .collect();
+    let summary = Summary {
+        log_end,
+        last_record: last_record.map(|(at, _)| at),
+        last_time: last_record.map_or(0, |(_, time)| time),
+        queues: offsets.len(),
+        units: offsets.iter().sum(),
+    };
+    let json = serde_json::to_vec(&summary).unwrap_or_default();
+    fs.replace(&root.join(SUMMARY), &json, None)
+}
+
+fn read_summary(root: &Path) -> Option<Summary> {
+    serde_json::from_slice(&std::fs::read(root.join(SUMMARY)).ok()?).ok()
+}
+
+fn remove_summary(fs: &Fs, root: &Path) -> Result<()> {
+    if root.join(SUMMARY).exists() {
+        fs.remove(&root.join(SUMMARY))?;
+        fs.sync_dir(root)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,349 @@
+//! What a user of the store sees: appending, reading, reopening, crashing, filling up.
+
+mod common;
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+
+use common::*;
+use mq_store::codec::record::{Message, sys_flag};
+use mq_store::config::StoreConfig;
+use mq_store::log::flush::FlushPolicy;
+use mq_store::os::fs::{Call, Fs, Watch};
+use mq_store::store::{MessageStore, ReadLimits, ReadStatus};
+use mq_store::{Error, Limit};
+
+const COUNT: u64 = 400;
+
+fn filled() -> (tempfile::TempDir, MessageStore) {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, report) = open(dir.path());
+    assert_eq!((report.log, report.clean), ((0, 0), true));
+    for n in 0..COUNT {
+        append(&store, n);
+    }
+    (dir, store)
+}
+
+#[test]
+fn what_was_appended_is_read_back_and_after_a_clean_restart() {
+    let (dir, store) = filled();
+    assert!(store.log().chain().all().len() > 4, "the log rolls over");
+    assert_holds(&store, COUNT);
+    let end = store.log().end();
+    drop(store);
+    assert!(!dir.path().join("abort").exists());
+    let (store, report) = open(dir.path());
+    assert!(report.clean && report.fast, "{report}");
+    assert_eq!(report.log, (0, end));
+    assert_holds(&store, COUNT);
+    append(&store, COUNT);
+    assert_holds(&store, COUNT + 1);
+}
+
+#[test]
+fn a_killed_process_loses_nothing() {
+    let (dir, store) = filled();
+    let killed = copy_of(dir.path());
+    let end = store.log().end();
+    let (store, report) = open(killed.path());
+    assert_eq!((report.clean, report.records, report.log), (false, COUNT, (0, end)), "{report}");
+    assert_eq!((report.cut, report.units_written), (None, 0));
+    assert_holds(&store, COUNT);
+}
+
+#[test]
+fn derived_files_are_made_again() {
+    for lost in ["consumequeue", "consumequeue/T/1", "index", "checkpoint"] {
+        for clean in [true, false] {
+            let (dir, store) = filled();
+            while store.index_step().unwrap() {}
+            let copy = if clean {
+                drop(store);
+                dir
+            } else {
+                copy_of(dir.path())
+            };
+            let path = copy.path().join(lost);
+            let _ = std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path));
+            let (store, _) = open(copy.path());
+            assert_holds(&store, COUNT);
+            append(&store, COUNT);
+            assert_holds(&store, COUNT + 1);
+        }
+    }
+}
+
+#[test]
+fn a_torn_record_is_cut_and_kept_in_the_attic() {
+    let (dir, store) = filled();
+    let (last, end) = (append(&store, COUNT), store.log().end());
+    let killed = copy_of(dir.path());
+    let file = killed.path().join(format!("commitlog/{:020}", last - last % LOG_FILE as u64));
+    let mut bytes = std::fs::read(&file).unwrap();
+    let at = last as usize % LOG_FILE;
+    bytes[at + 100..].fill(0);
+    std::fs::write(&file, &bytes).unwrap();
+    let (store, report) = open(killed.path());
+    let cut = report.cut.expect("something is cut");
+    assert_eq!((cut.at, report.log.1), (last, last));
+    assert!(cut.bytes <= end - last);
+    let kept = std::fs::read(&cut.kept).unwrap();
+    assert_eq!(kept[..], bytes[at..at + kept.len()]);
+    assert_holds(&store, COUNT);
+    append(&store, COUNT);
+    assert_holds(&store, COUNT + 1);
+}
+
+#[test]
+fn damage_in_the_middle_costs_only_what_is_damaged() {
+    let (dir, store) = filled();
+    let at = store.query_position(200);
+    let killed = copy_of(dir.path());
+    let file = killed.path().join(format!("commitlog/{:020}", at - at % LOG_FILE as u64));
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[at as usize % LOG_FILE + 4] ^= 0xff;
+    std::fs::write(&file, bytes).unwrap();
+    let (store, report) = open(killed.path());
+    assert_eq!((report.damage.len(), report.cut), (1, None));
+    assert_eq!((report.damage[0].from, report.records), (at, COUNT - 1));
+    let all: Vec<u64> = (0..3).flat_map(|q| numbers(&store, "T", q)).collect();
+    assert_eq!(all.len() as u64, COUNT - 1);
+    assert!(!all.contains(&200));
+    append(&store, COUNT);
+    assert_eq!(store.max_offset("T", (COUNT % 3) as i32), COUNT / 3 + 1);
+}
+
+trait QueryPosition {
+    fn query_position(&self, n: u64) -> u64;
+}
+impl QueryPosition for MessageStore {
+    fn query_position(&self, n: u64) -> u64 {
+        while self.index_step().unwrap() {}
+        self.query("T", &format!("U{n}"), 1, 0, i64::MAX).found.offsets[0]
+    }
+}
+
+#[test]
+fn a_missing_file_is_reported_and_the_rest_served() {
+    let (dir, store) = filled();
+    let killed = copy_of(dir.path());
+    drop(store);
+    std::fs::remove_file(killed.path().join(format!("commitlog/{:020}", 2 * LOG_FILE))).unwrap();
+    let (store, report) = open(killed.path());
+    assert_eq!(
+        (report.damage[0].from, report.damage[0].to),
+        (2 * LOG_FILE as u64, 3 * LOG_FILE as u64)
+    );
+    let all: usize = (0..3).map(|q| numbers(&store, "T", q).len()).sum();
+    assert_eq!(all as u64, report.records);
+    assert_eq!(store.max_offset("T", 0), COUNT.div_ceil(3));
+}
+
+#[test]
+fn offsets_outside_a_queue_say_where_to_go() {
+    let (_dir, store) = filled();
+    let status = |offset| {
+        let read = store.read("T", 0, offset, &ReadLimits::default(), |_| true);
+        (read.status, read.next)
+    };
+    let max = store.max_offset("T", 0);
+    assert_eq!(status(-1), (ReadStatus::OffsetTooSmall, 0));
+    assert_eq!(status(max as i64), (ReadStatus::OffsetOverflowOne, max));
+    assert_eq!(status(i64::MAX), (ReadStatus::OffsetOverflowBadly, max));
+    let read = store.read("none", 0, 3, &ReadLimits::default(), |_| true);
+    assert_eq!((read.status, read.next), (ReadStatus::NoMessageInQueue, 0));
+    let read = store.read("T", 0, 0, &ReadLimits::default(), |_| false);
+    assert_eq!((read.status, read.next), (ReadStatus::NoMatchedMessage, max));
+    let few = ReadLimits { messages: 3, ..ReadLimits::default() };
+    assert_eq!(store.read("T", 0, 5, &few, |_| true).next, 8);
+    let small = ReadLimits { bytes: 1, ..ReadLimits::default() };
+    assert_eq!(store.read("T", 0, 5, &small, |_| true).records.len(), 1);
+}
+
+#[test]
+fn limits_are_typed() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = StoreConfig { max_body: 20_000, ..config(dir.path()) };
+    let (store, _) = open_config(config);
+    let refused = |m: &Message| match store.append(m) {
+        Err(Error::Limit(limit)) => limit,
+        other => panic!("{other:?}"),
+    };
+    let long = vec![0; 32_768];
+    assert_eq!(refused(&message("", 0, b"")), Limit::NoTopic);
+    assert!(matches!(refused(&message("../x", 0, b"")), Limit::Topic { .. }));
+    assert_eq!(refused(&message("T", -1, b"")), Limit::Queue(-1));
+    assert!(matches!(refused(&message("T", 0, &long)), Limit::Body { max: 20_000, .. }));
+    assert!(matches!(refused(&message("T", 0, &long[..17_000])), Limit::Record { .. }));
+    let m = Message { properties: &long, ..message("T", 0, b"") };
+    assert!(matches!(refused(&m), Limit::Properties { .. }));
+    assert_eq!((store.log().end(), store.max_offset("T", 0)), (0, 0), "nothing was stored");
+}
+
+#[test]
+fn batches_are_whole_and_prepared_types_are_not_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let body = vec![1; 2000];
+    for _ in 0..20 {
+        let batch: Vec<Message> = (0..5).map(|_| message("B", 0, &body)).collect();
+        let put = store.append_all(&batch).unwrap();
+        let file = |at: u64| at / LOG_FILE as u64;
+        assert_eq!(file(put.physical_offset), file(put.end - 1), "one file");
+    }
+    let m = Message { sys_flag: sys_flag::PREPARED, ..message("B", 0, b"half") };
+    assert_eq!(store.append(&m).unwrap().queue_offset, 0);
+    assert_eq!(store.max_offset("B", 0), 100);
+    let mixed = [message("B", 0, b"a"), message("B", 1, b"b")];
+    assert!(matches!(store.append_all(&mixed), Err(Error::Limit(Limit::Batch))));
+}
+
+#[test]
+fn sync_flush_shows_consumers_what_is_on_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open_config(StoreConfig { flush: FlushPolicy::Sync, ..config(dir.path()) });
+    let put = store.append(&message("T", 0, b"a")).unwrap();
+    let (tx, rx) = mpsc::channel();
+    store.when_durable(&put, Box::new(move |r| tx.send(r.is_ok()).unwrap()));
+    assert_eq!(store.max_offset("T", 0), 0, "not flushed, not seen");
+    assert!(store.record_at(0).is_none());
+    assert!(rx.try_recv().is_err());
+    store.flush().unwrap();
+    assert_eq!((rx.try_recv(), store.max_offset("T", 0)), (Ok(true), 1));
+    assert!(store.record_at(0).is_some());
+}
+
+/// Fails what it is told to.
+#[derive(Default)]
+struct Failing {
+    syncs: AtomicBool,
+    allocations: AtomicBool,
+}
+impl Watch for Failing {
+    fn before(&self, call: &Call, path: &Path) -> io::Result<()> {
+        let log = path.parent().is_some_and(|p| p.ends_with("commitlog"));
+        match call {
+            Call::Sync(_) if log && self.syncs.load(Ordering::SeqCst) => {
+                Err(io::Error::other("the disk is gone"))
+            }
+            Call::Allocate(_) | Call::Create(_) if self.allocations.load(Ordering::SeqCst) => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            _ => Ok(()),
+        }
+    }
+    fn after(&self, _: &Call, _: &Path) {}
+}
+
+#[test]
+fn a_failed_sync_stops_writing_and_not_reading() {
+    let dir = tempfile::tempdir().unwrap();
+    let failing = Arc::new(Failing::default());
+    let config = StoreConfig { flush: FlushPolicy::Sync, ..config(dir.path()) };
+    let (store, _) = open_on(config, Fs::watched(failing.clone()));
+    store.append(&message("T", 0, b"a")).unwrap();
+    store.flush().unwrap();
+    failing.syncs.store(true, Ordering::SeqCst);
+    let put = store.append(&message("T", 0, b"b")).unwrap();
+    let (tx, rx) = mpsc::channel();
+    store.when_durable(&put, Box::new(move |r| tx.send(r).unwrap()));
+    assert!(store.flush().is_err());
+    assert!(matches!(rx.try_recv().unwrap(), Err(Error::Poisoned(_))));
+    failing.syncs.store(false, Ordering::SeqCst);
+    let refusal = store.append(&message("T", 0, b"c")).unwrap_err().to_string();
+    assert!(refusal.contains("the disk is gone"), "{refusal}");
+    assert!(store.flush().is_err(), "a later sync that works proves nothing");
+    assert_eq!(store.max_offset("T", 0), 1);
+    assert_eq!(store.read("T", 0, 0, &ReadLimits::default(), |_| true).records.len(), 1);
+    drop(store);
+    assert!(dir.path().join("abort").exists(), "the next start looks closely");
+}
+
+#[test]
+fn a_full_disk_is_an_error_and_passes() {
+    let dir = tempfile::tempdir().unwrap();
+    let failing = Arc::new(Failing::default());
+    let (store, _) = open_on(config(dir.path()), Fs::watched(failing.clone()));
+    let mut n = 0;
+    failing.allocations.store(true, Ordering::SeqCst);
+    let body = [0; 1000];
+    assert!(matches!(store.append(&message("F", 0, &body)), Err(Error::DiskFull { .. })));
+    failing.allocations.store(false, Ordering::SeqCst);
+    for _ in 0..100 {
+        append(&store, n);
+        n += 1;
+    }
+    failing.allocations.store(true, Ordering::SeqCst);
+    while store.append(&message("F", 0, &body)).is_ok() {}
+    let end = store.log().end();
+    assert!(matches!(store.append(&message("F", 0, &body)), Err(Error::DiskFull { .. })));
+    assert_eq!(store.log().end(), end, "a refused message leaves nothing behind");
+    assert_eq!(numbers(&store, "T", 0).len(), 34);
+    failing.allocations.store(false, Ordering::SeqCst);
+    append(&store, n);
+    store.upkeep_step().unwrap();
+    assert_holds(&store, n + 1);
+}
+
+#[test]
+fn appends_from_many_threads_leave_no_holes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let store = Arc::new(store);
+    store.run_background().unwrap();
+    std::thread::scope(|s| {
+        for thread in 0..4u64 {
+            let store = &store;
+            s.spawn(move || {
+                for n in 0..500u64 {
+                    let body = format!("b {} {}", thread * 1000 + n, "y".repeat(n as usize % 90));
+                    store.append(&message("T", (n % 2) as i32, body.as_bytes())).unwrap();
+                }
+            });
+        }
+    });
+    for queue in 0..2 {
+        let numbers = numbers(&store, "T", queue);
+        assert_eq!(numbers.len(), 1000);
+        for thread in 0..4 {
+            let of_thread: Vec<_> = numbers.iter().filter(|n| **n / 1000 == thread).collect();
+            assert!(of_thread.is_sorted(), "a thread's messages keep their order");
+        }
+    }
+    store.close().unwrap();
+    assert!(matches!(store.append(&message("T", 0, b"")), Err(Error::Closed)));
+}
+
+#[test]
+fn old_files_go_and_everything_follows() {
+    let (dir, store) = filled();
+    while store.index_step().unwrap() {}
+    for _ in 0..3 {
+        store.log().chain().drop_first().unwrap();
+    }
+    store.follow_log().unwrap();
+    let min = store.min_offset("T", 0);
+    assert!(min > 0);
+    let left = numbers(&store, "T", 0);
+    assert_eq!(left.len() as u64, COUNT.div_ceil(3) - min);
+    assert_eq!(
+        store.read("T", 0, 0, &ReadLimits::default(), |_| true).status,
+        ReadStatus::OffsetTooSmall
+    );
+    drop(store);
+    let (store, report) = open(dir.path());
+    assert!(report.fast, "{report}");
+    assert_eq!((store.min_offset("T", 0), numbers(&store, "T", 0)), (min, left));
+}
+
+#[test]
+fn by_time() {
+    let (_dir, store) = filled();
+    let now = store.clock().now_ms();
+    assert_eq!(store.offset_by_time("T", 0, now), 0);
+    assert_eq!(store.offset_by_time("T", 0, now + 1), store.max_offset("T", 0));
+    assert_eq!(store.store_time("T", 0, 0), Some(now));
+}
