@@ -186,9 +186,12 @@ impl Fs {
     }
 }
 
+/// Files by the number that their name is.
+pub type NumberedFiles = Vec<(u64, PathBuf)>;
+
 /// The files of a folder whose names are 20 digits, by that number, and the names of all else.
 /// A folder that is not there is empty.
-pub fn list_numbered(dir: &Path) -> Result<(Vec<(u64, PathBuf)>, Vec<PathBuf>)> {
+pub fn list_numbered(dir: &Path) -> Result<(NumberedFiles, Vec<PathBuf>)> {
     let (mut numbered, mut foreign) = (Vec::new(), Vec::new());
     let entries = match fs::read_dir(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((numbered, foreign)),

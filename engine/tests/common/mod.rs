@@ -1,5 +1,6 @@
 //! Helpers of the store's tests.
 #![allow(dead_code, reason = "not every test uses every helper")]
+#![allow(clippy::unwrap_used, reason = "a test helper that fails is a failed test")]
 
 use std::path::Path;
 use std::sync::Arc;
