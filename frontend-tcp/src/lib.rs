@@ -1,1 +1,5 @@
-//! Name server and broker speaking the RocketMQ remoting protocol, thin over [`mq_store`].
+//! Name server and broker for unmodified RocketMQ clients.
+
+pub mod conn;
+pub mod server;
+pub mod wire;

@@ -1,0 +1,7 @@
+//! The remoting protocol: frames, their two header encodings, codes.
+
+pub mod client;
+pub mod codes;
+pub mod command;
+pub mod fields;
+pub mod frame;
