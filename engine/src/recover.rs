@@ -231,12 +231,21 @@ impl Attic<'_> {
     }
 }
 
-/// Bytes of the files of `dir`: by the distance of their names, else by the length of the only
-/// one, else as configured.
+/// Bytes of each of `files` in the order of their names: the length that most of them have,
+/// if their names agree with it, else the distance of the names, else as configured.
 pub fn log_file_len(files: &[(u64, PathBuf)], configured: usize) -> usize {
     let distance = files.windows(2).map(|w| w[1].0 - w[0].0).min();
-    let len = distance.or_else(|| Some(files.first()?.1.metadata().ok()?.len()));
-    len.and_then(|len| usize::try_from(len).ok()).filter(|len| *len > 0).unwrap_or(configured)
+    let mut lens: HashMap<u64, usize> = HashMap::new();
+    for (_, path) in files {
+        *lens.entry(path.metadata().map_or(0, |m| m.len())).or_default() += 1;
+    }
+    // Where files are missing the distance is too long, where one was cut its length too short.
+    lens.retain(|len, _| {
+        *len > 0 && distance.is_none_or(|d| *len <= d) && files.iter().all(|f| f.0 % len == 0)
+    });
+    let len = lens.into_iter().max_by_key(|(len, count)| (*count, *len)).map(|(len, _)| len);
+    let len = len.or(distance).and_then(|len| usize::try_from(len).ok());
+    len.filter(|len| *len > 0).unwrap_or(configured)
 }
 
 fn open_log(
@@ -282,7 +291,8 @@ fn open_log(
     Ok((segments, file_len))
 }
 
-fn queue_file_len(dir: &Path, configured: usize) -> Result<usize> {
+/// Bytes of a ConsumeQueue file: the length that most of them have.
+pub fn queue_file_len(dir: &Path, configured: usize) -> Result<usize> {
     let mut lens: HashMap<u64, usize> = HashMap::new();
     for topic in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         for queue in std::fs::read_dir(topic.path()).into_iter().flatten().flatten() {
@@ -300,7 +310,8 @@ fn queue_file_len(dir: &Path, configured: usize) -> Result<usize> {
     Ok(most.and_then(|(len, _)| usize::try_from(len).ok()).unwrap_or(configured))
 }
 
-fn read_checkpoint(root: &Path) -> Checkpoint {
+/// The checkpoint; zeros, which say nothing, if there is none.
+pub fn read_checkpoint(root: &Path) -> Checkpoint {
     Checkpoint::decode(&std::fs::read(root.join("checkpoint")).unwrap_or_default())
 }
 

@@ -1,5 +1,7 @@
 //! What a user of the store sees: appending, reading, reopening, crashing, filling up.
 
+#![allow(clippy::unwrap_used, reason = "a helper that fails is a failed test")]
+
 mod common;
 
 use std::io;
