@@ -12,5 +12,6 @@ pub mod recover;
 pub mod retain;
 pub mod segment;
 pub mod store;
+pub mod view;
 
 pub use error::{Error, Limit, Result};
