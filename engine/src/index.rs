@@ -52,14 +52,24 @@ impl IndexFile {
             Shape::of_file_len(len)
         };
         let Some(shape) = shape else { return Ok(None) };
-        let table = MappedTable::open(fs, path)?;
+        Ok(IndexFile::over(MappedTable::open(fs, path)?, shape))
+    }
+
+    /// Opens a file to look at; `None` if its header cannot be true.
+    pub fn open_read(path: &Path) -> Result<Option<IndexFile>> {
+        let table = MappedTable::open_read(path)?;
+        let shape = table.read(Shape::of_file);
+        Ok(shape.and_then(|shape| IndexFile::over(table, shape)))
+    }
+
+    fn over(table: MappedTable, shape: Shape) -> Option<IndexFile> {
         let file = IndexFile { table, shape, allocated: Mutex::new(shape.item_at(1)) };
         let header = file.header();
         let sound = (1..=shape.items as i32).contains(&header.count)
             && header.begin_offset >= 0
             && header.begin_offset <= header.end_offset
             && header.begin_time <= header.end_time;
-        Ok(sound.then_some(file))
+        sound.then_some(file)
     }
 
     pub fn path(&self) -> &Path {

@@ -4,7 +4,7 @@
 //! where they agree with the log they save time, where they don't they are mended from it.
 //! Bytes that are cut off the log go to the folder `attic` first.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -231,12 +231,21 @@ impl Attic<'_> {
     }
 }
 
-/// Bytes of the files of `dir`: by the distance of their names, else by the length of the only
-/// one, else as configured.
+/// Bytes of each of `files` in the order of their names: the length that most of them have,
+/// if their names agree with it, else the distance of the names, else as configured.
 pub fn log_file_len(files: &[(u64, PathBuf)], configured: usize) -> usize {
     let distance = files.windows(2).map(|w| w[1].0 - w[0].0).min();
-    let len = distance.or_else(|| Some(files.first()?.1.metadata().ok()?.len()));
-    len.and_then(|len| usize::try_from(len).ok()).filter(|len| *len > 0).unwrap_or(configured)
+    let mut lens: HashMap<u64, usize> = HashMap::new();
+    for (_, path) in files {
+        *lens.entry(path.metadata().map_or(0, |m| m.len())).or_default() += 1;
+    }
+    // Where files are missing the distance is too long, where one was cut its length too short.
+    lens.retain(|len, _| {
+        *len > 0 && distance.is_none_or(|d| *len <= d) && files.iter().all(|f| f.0 % len == 0)
+    });
+    let len = lens.into_iter().max_by_key(|(len, count)| (*count, *len)).map(|(len, _)| len);
+    let len = len.or(distance).and_then(|len| usize::try_from(len).ok());
+    len.filter(|len| *len > 0).unwrap_or(configured)
 }
 
 fn open_log(
@@ -282,7 +291,8 @@ fn open_log(
     Ok((segments, file_len))
 }
 
-fn queue_file_len(dir: &Path, configured: usize) -> Result<usize> {
+/// Bytes of a ConsumeQueue file: the length that most of them have.
+pub fn queue_file_len(dir: &Path, configured: usize) -> Result<usize> {
     let mut lens: HashMap<u64, usize> = HashMap::new();
     for topic in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         for queue in std::fs::read_dir(topic.path()).into_iter().flatten().flatten() {
@@ -300,7 +310,8 @@ fn queue_file_len(dir: &Path, configured: usize) -> Result<usize> {
     Ok(most.and_then(|(len, _)| usize::try_from(len).ok()).unwrap_or(configured))
 }
 
-fn read_checkpoint(root: &Path) -> Checkpoint {
+/// The checkpoint; zeros, which say nothing, if there is none.
+pub fn read_checkpoint(root: &Path) -> Checkpoint {
     Checkpoint::decode(&std::fs::read(root.join("checkpoint")).unwrap_or_default())
 }
 
@@ -333,7 +344,8 @@ fn check_log(
         return Ok(End { at: 0, why: Why::Zeros, last_time: 0 });
     };
     let log_limit = segments.last().map_or(0, Segment::limit);
-    let mut check = QueueCheck { fs, queues, seen: HashMap::new(), mended: 0, written: 0 };
+    let deleted = read_deleted(&config.root);
+    let mut check = QueueCheck { fs, queues, deleted, seen: HashMap::new(), mended: 0, written: 0 };
     let mut failed = Ok(());
     let mut shown = first.base;
     let end = scan::walk(segments, first.base, checks, |step| {
@@ -370,9 +382,28 @@ fn check_log(
     Ok(end)
 }
 
+/// Topics that were deleted, and where the log ended then: older records of theirs get no units
+/// when queues are made again.
+pub type DeletedTopics = BTreeMap<String, u64>;
+
+const DELETED: &str = "config/deletedTopics.json";
+
+/// Reads them. A file that is not there, or damaged, means that none were.
+pub fn read_deleted(root: &Path) -> DeletedTopics {
+    let bytes = std::fs::read(root.join(DELETED)).unwrap_or_default();
+    serde_json::from_slice(&bytes).unwrap_or_default()
+}
+
+/// Writes them down.
+pub fn write_deleted(fs: &Fs, root: &Path, deleted: &DeletedTopics) -> Result<()> {
+    fs.create_dir(&root.join("config"))?;
+    fs.replace(&root.join(DELETED), &serde_json::to_vec(deleted).unwrap_or_default(), None)
+}
+
 struct QueueCheck<'a> {
     fs: &'a Fs,
     queues: &'a QueueTable,
+    deleted: DeletedTopics,
     seen: HashMap<Box<str>, HashMap<i32, Seen>>,
     mended: u64,
     written: u64,
@@ -388,6 +419,9 @@ struct Seen {
 impl QueueCheck<'_> {
     fn unit(&mut self, record: &Record<'_>, offset: u64, unit: Unit) -> Result<()> {
         let (topic, id) = (record.topic(), record.queue_id());
+        if self.deleted.get(topic).is_some_and(|at| unit.offset < *at) {
+            return Ok(());
+        }
         if !self.seen.contains_key(topic) {
             self.seen.insert(topic.into(), HashMap::new());
         }
@@ -400,7 +434,10 @@ impl QueueCheck<'_> {
                 place.insert(Seen { queue, next: 0, mended: false })
             }
         };
-        if offset < seen.next {
+        if offset == 0 && seen.next > 0 {
+            // The topic was deleted and made again: what comes now is the queue.
+            seen.next = 0;
+        } else if offset < seen.next {
             // Two records of one offset: the first has it, as with the Java broker.
             return Ok(());
         }

@@ -22,7 +22,7 @@ use crate::os::lock::StoreLock;
 use crate::os::map::Slice;
 use crate::queue::consume_queue::ConsumeQueue;
 use crate::queue::table::{QueueTable, is_folder_name};
-use crate::recover::{self, RecoveryReport, unit_of};
+use crate::recover::{self, DeletedTopics, RecoveryReport, unit_of};
 use crate::retain::{Now, Retain};
 
 /// Queues are flushed this often, the checkpoint written that often, ms.
@@ -125,6 +125,7 @@ pub struct MessageStore {
     flush_queue: FlushQueue,
     retain: Retain,
     checkpoint: Mutex<Checkpoint>,
+    deleted: Mutex<DeletedTopics>,
     /// When the parts of upkeep are due, ms.
     due: Mutex<Due>,
     flushed_at: AtomicI64,
@@ -207,6 +208,7 @@ impl MessageStore {
             flush_queue: FlushQueue::default(),
             retain: Retain::default(),
             checkpoint: Mutex::new(parts.checkpoint),
+            deleted: Mutex::new(recover::read_deleted(&root)),
             due: Mutex::new(Due { checkpoint: now + CHECKPOINT_MS, ..Due::default() }),
             flushed_at: AtomicI64::new(now),
             threads: Mutex::new(Vec::new()),
@@ -670,6 +672,17 @@ impl MessageStore {
             queue.follow_log(log_min)?;
         }
         self.index.read().unwrap_or_else(PoisonError::into_inner).follow_log(log_min)
+    }
+
+    /// Removes a topic's queues. Its records stay in the log, and are not shown again when
+    /// the topic is made anew.
+    pub fn delete_topic(&self, topic: &str) -> Result<()> {
+        let (root, log_min) = (&self.config.root, self.log.min_offset());
+        let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
+        deleted.retain(|_, at| *at > log_min);
+        deleted.insert(topic.to_owned(), self.log.end());
+        recover::write_deleted(&self.fs, root, &deleted)?;
+        self.queues.remove_topic(topic)
     }
 
     fn wake(&self, name: &str) {

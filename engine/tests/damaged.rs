@@ -1,0 +1,45 @@
+//! Stores that were damaged: what is intact is served, and the rest of the store stays usable.
+#![allow(clippy::unwrap_used, reason = "a helper that fails is a failed test")]
+
+mod common;
+
+use common::*;
+use mq_store::segment::file_name;
+
+const COUNT: u64 = 400;
+
+/// A store that was closed, or killed.
+fn filled(clean: bool) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    for n in 0..COUNT {
+        append(&store, n);
+    }
+    while store.index_step().unwrap() {}
+    if clean {
+        drop(store);
+        return dir;
+    }
+    copy_of(dir.path())
+}
+
+/// With every second file missing, names alone would make the files seem twice as long.
+#[test]
+fn missing_files_do_not_change_the_length_of_files() {
+    for clean in [true, false] {
+        let dir = filled(clean);
+        let log = dir.path().join("commitlog");
+        let last = std::fs::read_dir(&log).unwrap().count() as u64 - 1;
+        for n in (0..last).filter(|n| (last - n) % 2 == 1) {
+            std::fs::remove_file(log.join(file_name(n * LOG_FILE as u64))).unwrap();
+        }
+        let (store, report) = open(dir.path());
+        assert_eq!(report.log.1 / LOG_FILE as u64, last, "{report}");
+        assert!(report.records > COUNT / 3, "{report}");
+        append(&store, COUNT);
+        drop(store);
+        for entry in std::fs::read_dir(&log).unwrap() {
+            assert_eq!(entry.unwrap().metadata().unwrap().len(), LOG_FILE as u64);
+        }
+    }
+}
