@@ -339,7 +339,10 @@ impl MessageStore {
     pub fn when_durable(&self, appended: &Appended, then: OnDurable) {
         match self.config.flush {
             FlushPolicy::Async { .. } => then(Ok(())),
-            FlushPolicy::Sync => self.flush_queue.when_durable(&self.log, appended.end, then),
+            FlushPolicy::Sync => {
+                let deadline = self.clock.now_ms() + self.config.sync_flush_timeout_ms;
+                self.flush_queue.when_durable(&self.log, appended.end, deadline, then);
+            }
         }
     }
 
@@ -581,6 +584,7 @@ impl MessageStore {
         }
         // What could not be dispatched for want of disk space.
         self.dispatch();
+        self.flush_queue.expire(now);
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         if now >= due.watch {
             due.watch = now + WATCH_DISK_MS;
