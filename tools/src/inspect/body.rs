@@ -30,7 +30,10 @@ pub enum Form {
 /// The name of what compressed the body; `None` if nothing did.
 pub fn compression(record: &Record<'_>) -> Option<&'static str> {
     let flags = record.sys_flag();
-    (flags & sys_flag::COMPRESSED != 0).then(|| match flags & KIND {
+    if flags & sys_flag::COMPRESSED == 0 {
+        return None;
+    }
+    Some(match flags & KIND {
         0x100 => "lz4",
         0x200 => "zstd",
         _ => "zlib",

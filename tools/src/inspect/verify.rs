@@ -452,7 +452,8 @@ impl Check<'_> {
         let offsets = [c.confirm_offset, c.queue_physical_offset];
         let true_time = |t: &i64| (0..=latest).contains(t);
         let true_offset = |o: &i64| u64::try_from(*o).is_ok_and(|o| o <= log.end);
-        if !self.live && !(times.iter().all(true_time) && offsets.iter().all(true_offset)) {
+        let is_true = times.iter().all(true_time) && offsets.iter().all(true_offset);
+        if !is_true && !self.live {
             self.tell(true, "checkpoint", "it speaks of times or positions that the log lacks")?;
         }
         Ok(())
