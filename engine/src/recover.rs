@@ -31,6 +31,8 @@ pub const SCHEDULE_TOPIC: &str = "SCHEDULE_TOPIC_XXXX";
 const LIGHT_PREFIX: &str = "%LMQ%";
 /// Clean files and clocks agree only so far, ms.
 const CHECKPOINT_SLACK_MS: i64 = 3000;
+/// A clock may have been set back by so much since the checkpoint was written, ms.
+const CLOCK_SLACK_MS: i64 = 86_400_000;
 const SUMMARY: &str = "mq-store.clean";
 
 /// What opening found, and did. Shown at start; nothing is dropped without a line here.
@@ -171,7 +173,9 @@ pub fn recover(
     let (segments, log_file_len) =
         open_log(fs, &log_dir, config.log_file_len, &attic, &mut report)?;
     let queue_file_len = queue_file_len(&queue_dir, config.queue_file_len)?;
-    let checkpoint = read_checkpoint(root);
+    let log_limit = segments.last().map_or(0, Segment::limit);
+    let checkpoint =
+        read_checkpoint(root).believable(now_ms.saturating_add(CLOCK_SLACK_MS), log_limit);
     let queues = QueueTable::open(fs, &queue_dir, queue_file_len, |path| {
         report.notes.push(format!("{} is no queue file; moved to the attic", path.display()));
         attic.keep(path)

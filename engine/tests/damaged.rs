@@ -4,6 +4,7 @@
 mod common;
 
 use common::*;
+use mq_store::codec::checkpoint::Checkpoint;
 use mq_store::segment::file_name;
 
 const COUNT: u64 = 400;
@@ -41,5 +42,23 @@ fn missing_files_do_not_change_the_length_of_files() {
         for entry in std::fs::read_dir(&log).unwrap() {
             assert_eq!(entry.unwrap().metadata().unwrap().len(), LOG_FILE as u64);
         }
+    }
+}
+
+/// Garbage in the checkpoint is no reason to panic, to trust an index, or to be written again.
+#[test]
+fn a_checkpoint_that_cannot_be_true_counts_for_nothing() {
+    for (time, clean) in [(i64::MIN, true), (i64::MIN, false), (i64::MAX, true), (i64::MAX, false)]
+    {
+        let dir = filled(clean);
+        std::fs::write(dir.path().join("checkpoint"), time.to_be_bytes().repeat(6)).unwrap();
+        let (store, report) = open(dir.path());
+        assert_eq!(report.damage, [], "{report}");
+        assert_holds(&store, COUNT);
+        drop(store);
+        let page = std::fs::read(dir.path().join("checkpoint")).unwrap();
+        let checkpoint = Checkpoint::decode(&page);
+        assert!(checkpoint.log_time > 0);
+        assert_eq!(checkpoint.believable(checkpoint.log_time, 1 << 20), checkpoint);
     }
 }
