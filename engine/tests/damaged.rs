@@ -5,6 +5,7 @@ mod common;
 
 use common::*;
 use mq_store::codec::checkpoint::Checkpoint;
+use mq_store::index::list_index;
 use mq_store::segment::file_name;
 
 const COUNT: u64 = 400;
@@ -60,5 +61,20 @@ fn a_checkpoint_that_cannot_be_true_counts_for_nothing() {
         let checkpoint = Checkpoint::decode(&page);
         assert!(checkpoint.log_time > 0);
         assert_eq!(checkpoint.believable(checkpoint.log_time, 1 << 20), checkpoint);
+    }
+}
+
+/// A message whose keys are at the end of one index file and the start of the next is found by
+/// all of them when the second is lost.
+#[test]
+fn the_last_index_file_is_made_again() {
+    for (clean, lost) in [(true, 1), (true, 2), (true, 3), (false, 1), (false, 2), (false, 3)] {
+        let dir = filled(clean);
+        let files = list_index(&dir.path().join("index")).unwrap();
+        for file in files.iter().rev().take(lost) {
+            std::fs::remove_file(file).unwrap();
+        }
+        let (store, _) = open(dir.path());
+        assert_holds(&store, COUNT);
     }
 }
