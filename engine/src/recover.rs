@@ -474,18 +474,17 @@ impl QueueCheck<'_> {
                 place.insert(Seen { queue, next: 0, written: 0, doubtful: None })
             }
         };
-        if offset == 0 && seen.next > 0 {
-            // The topic was deleted and made again: what comes now is the queue.
-            seen.next = 0;
-        } else if offset < seen.next {
+        let restarts = offset == 0 && seen.next > 0;
+        let restarted = offset == 1 && seen.doubtful.is_some_and(|(offset, _)| offset == 0);
+        if offset < seen.next && !restarts && !restarted {
             // Two records of one offset: the first has it, as with the Java broker.
             return Ok(());
         }
-        if let Some((skipped_to, earlier)) = seen.doubtful.take() {
-            if skipped_to < offset {
-                seen.write(self.fs, self.queues, skipped_to, earlier)?;
+        if let Some((doubtful, earlier)) = seen.doubtful.take() {
+            if restarted || doubtful >= seen.next && doubtful < offset {
+                seen.write(self.fs, self.queues, doubtful, earlier)?;
             } else {
-                self.damage.push(wrong_offset(skipped_to, &earlier, topic));
+                self.damage.push(wrong_offset(doubtful, &earlier, topic));
             }
         }
         let there = seen.queue.get(offset);
@@ -503,9 +502,9 @@ impl QueueCheck<'_> {
             self.damage.push(wrong_offset(offset, &unit, topic));
         } else if is_of_an_earlier_life(self.segments, &seen.queue, record, offset, there) {
             seen.next += u64::from(offset == seen.next && there.is_some());
-        } else if offset > seen.next {
-            // Messages before it were lost, or its offset is wrong, which nothing covers. The
-            // next one will tell.
+        } else if offset > seen.next || restarts {
+            // Messages before it were lost, or the topic was deleted and made again, or its
+            // offset is wrong, which nothing covers. The next one will tell.
             seen.doubtful = Some((offset, unit));
         } else {
             seen.write(self.fs, self.queues, offset, unit)?;
@@ -519,7 +518,8 @@ impl QueueCheck<'_> {
             for seen in queues.values_mut() {
                 let Some((offset, unit)) = seen.doubtful.take() else { continue };
                 let lost = self.lost_bytes / MIN_LEN as u64 + SKIPPED_AT_END;
-                if seen.next == 0 || offset - seen.next <= lost {
+                let skipped = offset.checked_sub(seen.next);
+                if seen.next == 0 || skipped.is_some_and(|skipped| skipped <= lost) {
                     seen.write(self.fs, self.queues, offset, unit)?;
                 } else {
                     self.damage.push(wrong_offset(offset, &unit, topic));

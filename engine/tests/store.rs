@@ -363,7 +363,10 @@ fn a_deleted_topic_stays_away_and_made_again_begins_anew() {
     let killed = copy_of(dir.path());
     std::fs::remove_file(killed.path().join("config/deletedTopics.json")).unwrap();
     let (again, _) = open(killed.path());
-    for store in [&store, &again] {
+    let killed = copy_of(killed.path());
+    std::fs::remove_dir_all(killed.path().join("consumequeue")).unwrap();
+    let (without_queues, _) = open(killed.path());
+    for store in [&store, &again, &without_queues] {
         assert_eq!(numbers(store, "T", 0), [1002, 1002, 1002]);
     }
 }
