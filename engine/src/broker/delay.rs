@@ -116,8 +116,10 @@ impl Broker {
         let now = self.now_ms();
         let (mut turn, mut due, mut failed) = (0, None, Ok(()));
         let next = queue.for_each(from, |_, unit| {
-            // A clock that was set back must not hold a message longer than its delay.
-            let at = unit.tags_code.min(now.saturating_add(delay_ms));
+            // Further ahead than its delay: the clock was set back, or the level is shorter now.
+            // Better early than held up for as long as that.
+            let too_far = unit.tags_code > now.saturating_add(delay_ms);
+            let at = if too_far { now } else { unit.tags_code };
             if at > now || turn == A_TURN {
                 due = Some(at);
                 return false;
