@@ -3,6 +3,7 @@
 pub mod conn;
 pub mod handle;
 pub mod hold;
+pub mod run;
 pub mod server;
 pub mod sessions;
 pub mod wire;
