@@ -8,8 +8,8 @@ use mq_store::broker::groups::GroupConfig;
 use mq_store::broker::topics::{DataVersion, TopicConfig};
 use serde::{Deserialize, Serialize};
 
-use super::{BrokerService, Failure};
-use crate::conn::{Conn, Reply, Request};
+use super::{BrokerService, Failure, Handled};
+use crate::conn::{Conn, Request};
 use crate::wire::codes::response;
 use crate::wire::command::Command;
 use crate::wire::fastjson::{json, object};
@@ -57,11 +57,7 @@ header! {
 }
 
 /// Makes or changes a topic.
-pub fn update_topic(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    request: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn update_topic(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
     let h = TopicHeader::of(&request.head.fields)?;
     let attributes = h.attributes.split(',').map(str::trim).filter(|a| !a.is_empty());
     let attributes = attributes.map(|a| a.split_once('=').unwrap_or((a, "")));
@@ -85,11 +81,7 @@ struct TopicsBody {
 }
 
 /// Makes or changes topics; those before one that is refused stay.
-pub fn update_topics(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    request: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn update_topics(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
     let b: TopicsBody = serde_json::from_slice(request.body)?;
     for topic in b.topic_config_list {
         service.broker.update_topic(topic)?;
@@ -103,21 +95,13 @@ header! {
     }
 }
 
-pub fn delete_topic(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    request: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn delete_topic(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
     let h = OneTopic::of(&request.head.fields)?;
     service.broker.delete_topic(h.topic)?;
     Ok(Command::ok().into())
 }
 
-pub fn topic_config(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    request: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn topic_config(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
     let h = OneTopic::of(&request.head.fields)?;
     let config = service.broker.topics().get(h.topic).ok_or_else(|| {
         let text = format!("No topic in this broker. topic: {}", h.topic);
@@ -141,11 +125,7 @@ fn page<V>(table: BTreeMap<String, V>, from: i32, most: i32) -> BTreeMap<String,
     table.into_iter().skip(number(from)).take(number(most)).collect()
 }
 
-pub fn all_topics(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    request: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn all_topics(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
     let h = Page::of(&request.head.fields)?;
     let mut all = service.broker.topics().all();
     let total = all.topic_config_table.len() as u64;
@@ -160,11 +140,7 @@ pub(super) struct TopicList {
     pub topic_list: Vec<String>,
 }
 
-pub fn system_topics(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    _: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn system_topics(service: &BrokerService, _: &Arc<Conn>, _: &Request<'_>) -> Handled {
     let topic_list = service.broker.system_topics().into_iter().collect();
     let list = TopicList { broker_addr: service.advertised.to_string(), topic_list };
     Ok(Command::ok().json(&list).into())
@@ -173,11 +149,7 @@ pub fn system_topics(
 // ---- groups ----
 
 /// Makes or changes a group.
-pub fn update_group(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    request: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn update_group(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
     service.broker.update_group(serde_json::from_slice(request.body)?)?;
     Ok(Command::ok().into())
 }
@@ -189,11 +161,7 @@ struct GroupsBody {
 }
 
 /// Makes or changes groups; those before one that is refused stay.
-pub fn update_groups(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    request: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn update_groups(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
     let b: GroupsBody = serde_json::from_slice(request.body)?;
     for group in b.group_config_list {
         service.broker.update_group(group)?;
@@ -208,11 +176,7 @@ header! {
     }
 }
 
-pub fn delete_group(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    request: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn delete_group(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
     let h = DeleteGroup::of(&request.head.fields)?;
     service.broker.delete_group(h.group, h.clean_offset)?;
     Ok(Command::ok().into())
@@ -225,20 +189,12 @@ header! {
 }
 
 /// A group's settings; it is made if it is not there and may be.
-pub fn group_config(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    request: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn group_config(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
     let h = OneGroup::of(&request.head.fields)?;
     Ok(Command::ok().json(&*service.broker.group(h.group)?).into())
 }
 
-pub fn all_groups(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    request: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn all_groups(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
     let h = Page::of(&request.head.fields)?;
     let mut all = service.broker.groups().all();
     let total = all.subscription_group_table.len() as u64;
@@ -249,11 +205,7 @@ pub fn all_groups(
 // ---- settings ----
 
 /// Changes settings; the body is lines `key=value`.
-pub fn update_config(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    request: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn update_config(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
     /// Where the file is, and what may not be changed, is not for the network to say.
     const CLOSED: [&str; 3] = ["brokerConfigPath", "configBlackList", "adminAllowedAddresses"];
     let failed = |text: String| Failure::Code(response::SYSTEM_ERROR, text);
@@ -277,7 +229,7 @@ pub fn update_config(
     Ok(Command::ok().into())
 }
 
-pub fn config(service: &BrokerService, _: &Arc<Conn>, _: &Request<'_>) -> Result<Reply, Failure> {
+pub fn config(service: &BrokerService, _: &Arc<Conn>, _: &Request<'_>) -> Handled {
     let mut lines: Vec<String> =
         (service.config.all)().into_iter().map(|(k, v)| format!("{k}={v}\n")).collect();
     lines.sort();
@@ -287,21 +239,13 @@ pub fn config(service: &BrokerService, _: &Arc<Conn>, _: &Request<'_>) -> Result
 
 // ---- offsets ----
 
-pub fn all_offsets(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    _: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn all_offsets(service: &BrokerService, _: &Arc<Conn>, _: &Request<'_>) -> Handled {
     let all = service.broker.offsets().all().offset_table;
     let table = object(all.iter().map(|(key, queues)| (json(key), object(queues))));
     Ok(Command::ok().body(object([("\"offsetTable\"", table)])).into())
 }
 
-pub fn delay_offsets(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    _: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn delay_offsets(service: &BrokerService, _: &Arc<Conn>, _: &Request<'_>) -> Handled {
     let table = object(service.broker.delay_offsets().offset_table);
     Ok(Command::ok().body(object([("\"offsetTable\"", table)])).into())
 }
@@ -315,11 +259,7 @@ header! {
 }
 
 /// Gives a group the offsets of another one.
-pub fn clone_offsets(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    request: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn clone_offsets(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
     let h = CloneHeader::of(&request.head.fields)?;
     let topic = h.topic.filter(|t| !t.trim().is_empty());
     service.broker.offsets().copy_group(h.from, h.to, topic);
@@ -329,21 +269,13 @@ pub fn clone_offsets(
 // ---- cleaning up ----
 
 /// Removes files of queues whose records are gone.
-pub fn clean_queues(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    _: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn clean_queues(service: &BrokerService, _: &Arc<Conn>, _: &Request<'_>) -> Handled {
     service.broker.store().follow_log()?;
     Ok(Command::ok().into())
 }
 
 /// Removes queues of topics that are gone.
-pub fn clean_topics(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    _: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn clean_topics(service: &BrokerService, _: &Arc<Conn>, _: &Request<'_>) -> Handled {
     for topic in service.broker.clean_unused_topics()? {
         tracing::info!("queues of topic {topic:?}, which has no settings, are removed");
     }
@@ -351,11 +283,7 @@ pub fn clean_topics(
 }
 
 /// Removes files of the log that are expired.
-pub fn delete_expired(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    _: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn delete_expired(service: &BrokerService, _: &Arc<Conn>, _: &Request<'_>) -> Handled {
     service.broker.store().delete_expired()?;
     Ok(Command::ok().into())
 }

@@ -49,7 +49,9 @@ enum Access {
 }
 use Access::{Admin, Anyone};
 
-type Handler = fn(&BrokerService, &Arc<Conn>, &Request<'_>) -> Result<Reply, Failure>;
+/// How a request ended.
+pub type Handled = Result<Reply, Failure>;
+type Handler = fn(&BrokerService, &Arc<Conn>, &Request<'_>) -> Handled;
 
 /// The most frequent ones first.
 static TABLE: &[(i32, Access, Handler)] = &[

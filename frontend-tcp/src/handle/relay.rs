@@ -10,7 +10,7 @@ use mq_store::codec::ids::parse_offset_msg_id;
 use serde::Serialize;
 use tokio::time::timeout;
 
-use super::{BrokerService, Failure};
+use super::{BrokerService, Failure, Handled};
 use crate::conn::{Conn, Reply, Request};
 use crate::sessions::Member;
 use crate::wire::codes::{request, response};
@@ -33,11 +33,7 @@ header! {
 }
 
 /// Tells a group's consumers where to go on; they commit that themselves.
-pub fn reset_offsets(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    request: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn reset_offsets(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
     let h = ResetHeader::of(&request.head.fields)?;
     let reset = Reset {
         timestamp: h.timestamp,
@@ -116,7 +112,7 @@ pub fn consumer_status(
     service: &BrokerService,
     conn: &Arc<Conn>,
     request: &Request<'_>,
-) -> Result<Reply, Failure> {
+) -> Handled {
     let h = StatusHeader::of(&request.head.fields)?;
     let mut members = members(service, h.group);
     members.retain(|m| h.client_id.is_empty() || m.client_id == h.client_id);
@@ -160,11 +156,7 @@ header! {
 }
 
 /// Has a consumer tell its state.
-pub fn running_info(
-    service: &BrokerService,
-    conn: &Arc<Conn>,
-    request: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn running_info(service: &BrokerService, conn: &Arc<Conn>, request: &Request<'_>) -> Handled {
     relay(service, conn, request, Command::new(request.head.code))
 }
 
@@ -173,7 +165,7 @@ pub fn consume_directly(
     service: &BrokerService,
     conn: &Arc<Conn>,
     request: &Request<'_>,
-) -> Result<Reply, Failure> {
+) -> Handled {
     let h = ClientHeader::of(&request.head.fields)?;
     let at = parse_offset_msg_id(h.msg_id).map(|(_, offset)| offset);
     let record = at.and_then(|at| service.broker.store().record_at(at)).ok_or_else(|| {
@@ -192,7 +184,7 @@ fn relay(
     conn: &Arc<Conn>,
     request: &Request<'_>,
     mut command: Command,
-) -> Result<Reply, Failure> {
+) -> Handled {
     let h = ClientHeader::of(&request.head.fields)?;
     let member = service.sessions.find_client(h.group, h.client_id).ok_or_else(|| {
         let text = format!("The Consumer <{}> <{}> not online", h.group, h.client_id);

@@ -9,8 +9,8 @@ use mq_store::broker::stats::{Counter, Rates, Sample, Span};
 use mq_store::recover::SCHEDULE_TOPIC;
 use serde::Serialize;
 
-use super::{BrokerService, Failure};
-use crate::conn::{Conn, Reply, Request};
+use super::{BrokerService, Failure, Handled};
+use crate::conn::{Conn, Request};
 use crate::wire::codes::response;
 use crate::wire::command::{Command, VERSION, VERSION_NAME};
 use crate::wire::fields::header;
@@ -50,11 +50,7 @@ struct Table {
 }
 
 /// The state of the broker.
-pub fn runtime_info(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    _: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn runtime_info(service: &BrokerService, _: &Arc<Conn>, _: &Request<'_>) -> Handled {
     let (broker, store) = (&service.broker, service.broker.store());
     let (stats, log, root) = (broker.stats(), store.log(), &store.config().root);
     let log_dir = log.chain().dir();
@@ -200,11 +196,7 @@ struct StatsItem {
 }
 
 /// One of the counters over minute, hour and day.
-pub fn stats_data(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    request: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn stats_data(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
     let h = StatsHeader::of(&request.head.fields)?;
     let all = item(service, h.name, h.key).ok_or_else(|| {
         let text = format!("The stats <{}> <{}> not exist", h.name, h.key);

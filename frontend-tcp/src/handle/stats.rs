@@ -9,8 +9,8 @@ use mq_store::broker::stats::Span;
 use serde::Serialize;
 
 use super::admin::TopicList;
-use super::{BrokerService, Failure};
-use crate::conn::{Conn, Reply, Request};
+use super::{BrokerService, Failure, Handled};
+use crate::conn::{Conn, Request};
 use crate::sessions::{Member, SubscriptionData};
 use crate::wire::codes::response;
 use crate::wire::command::Command;
@@ -73,11 +73,7 @@ header! {
 }
 
 /// The queues of a topic.
-pub fn topic_stats(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    request: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn topic_stats(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Offsets {
@@ -108,11 +104,7 @@ header! {
 }
 
 /// How a group stands, in one topic or in all.
-pub fn consume_stats(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    request: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn consume_stats(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
     let h = ConsumeStatsHeader::of(&request.head.fields)?;
     let topics = match h.topic {
         "" => service.broker.topics_of_group(h.group),
@@ -132,7 +124,7 @@ pub fn broker_consume_stats(
     service: &BrokerService,
     _: &Arc<Conn>,
     request: &Request<'_>,
-) -> Result<Reply, Failure> {
+) -> Handled {
     let h = OrderHeader::of(&request.head.fields)?;
     let broker = &service.broker;
     let mut total = 0;
@@ -166,11 +158,7 @@ header! {
 }
 
 /// When the messages of a topic were stored, and the last that a group consumed.
-pub fn time_spans(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    request: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn time_spans(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Span {
@@ -221,7 +209,7 @@ pub fn correction_offsets(
     service: &BrokerService,
     _: &Arc<Conn>,
     request: &Request<'_>,
-) -> Result<Reply, Failure> {
+) -> Handled {
     let h = CorrectionHeader::of(&request.head.fields)?;
     let left_out: Vec<&str> = h.left_out.split(',').map(str::trim).collect();
     let offsets = service.broker.correction_offsets(h.topic, h.compared, &left_out);
@@ -255,11 +243,7 @@ header! {
 }
 
 /// The members of a consumer group, and what it subscribes to.
-pub fn consumers(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    request: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn consumers(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Consumers {
@@ -294,11 +278,7 @@ header! {
 }
 
 /// The members of a producer group.
-pub fn producers(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    request: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn producers(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Producers {
@@ -315,11 +295,7 @@ pub fn producers(
 }
 
 /// The members of all producer groups.
-pub fn all_producers(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    _: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn all_producers(service: &BrokerService, _: &Arc<Conn>, _: &Request<'_>) -> Handled {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Producer {
@@ -355,11 +331,7 @@ pub fn all_producers(
 // ---- who consumes what ----
 
 /// The groups that subscribe to a topic, or have offsets in it.
-pub fn groups_of_topic(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    request: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn groups_of_topic(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct GroupList {
@@ -379,11 +351,7 @@ header! {
 }
 
 /// The topics in which a group has offsets.
-pub fn topics_of_group(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    request: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn topics_of_group(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
     let h = GroupOnly::of(&request.head.fields)?;
     let topics = service.broker.offsets().topics_of(h.group).into_iter().collect();
     let list = TopicList { broker_addr: service.advertised.to_string(), topic_list: topics };
@@ -391,11 +359,7 @@ pub fn topics_of_group(
 }
 
 /// What a live group subscribes to in a topic.
-pub fn subscription(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    request: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn subscription(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Body<'a> {
@@ -429,11 +393,7 @@ header! {
 }
 
 /// The units of a queue, and whether a group wants them.
-pub fn queue_units(
-    service: &BrokerService,
-    _: &Arc<Conn>,
-    request: &Request<'_>,
-) -> Result<Reply, Failure> {
+pub fn queue_units(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct QueueUnit {
