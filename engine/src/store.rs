@@ -193,12 +193,14 @@ impl MessageStore {
         if discarded > 0 {
             report.notes.push(format!("{discarded} index files are made again from the log"));
         }
-        // The record there is in the index; it was the last one with keys.
-        let indexed = index
-            .end_offset()
-            .and_then(|at| Some(at + log.record_at(at)?.len() as u64))
-            .unwrap_or(0)
-            .max(log.min_offset());
+        // The record there was the last one with keys. What went on in the next file may be gone
+        // with that: then the record comes again.
+        let indexed = match index.end_offset() {
+            None => 0,
+            Some((at, true)) => at,
+            Some((at, false)) => at + log.record_at(at).map_or(0, |r| r.len() as u64),
+        };
+        let indexed = indexed.max(log.min_offset());
         let store = MessageStore {
             dispatcher: Dispatcher::new(log.end()),
             wake_upkeep_at: AtomicU64::new(log.end()),

@@ -68,7 +68,7 @@ impl BatchQueue {
 pub struct ConfigFile {
     /// What it says, or what its `.bak` says if it says nothing.
     pub value: Option<Value>,
-    /// What is wrong with it.
+    /// What is wrong with it, if it is there at all.
     pub problem: Option<Misfit>,
 }
 
@@ -287,9 +287,7 @@ impl StoreView {
         let backup = path.with_file_name(format!("{name}.bak"));
         match read_config(&path) {
             Ok(value) => ConfigFile { value: Some(value), problem: None },
-            Err(what) if !path.exists() && !backup.exists() => {
-                ConfigFile { value: None, problem: Some(Misfit { path, what }) }
-            }
+            Err(_) if !path.exists() && !backup.exists() => ConfigFile::default(),
             Err(what) => {
                 let (value, what) = match read_config(&backup) {
                     Ok(value) => (Some(value), format!("{what}; its .bak counts")),
@@ -307,9 +305,7 @@ impl StoreView {
         let mut misfits = Vec::new();
         for name in ["consumerOffset.json", "lmqConsumerOffset.json"] {
             let file = self.config(name);
-            let is_optional =
-                name.starts_with("lmq") && !self.root.join("config").join(name).exists();
-            misfits.extend(file.problem.filter(|_| !is_optional));
+            misfits.extend(file.problem);
             let table = file.value.as_ref().and_then(|v| v.get("offsetTable")?.as_object());
             for (key, queues) in table.into_iter().flatten() {
                 let Some((topic, group)) = key.split_once('@') else { continue };
