@@ -151,7 +151,7 @@ impl Broker {
             );
             return Ok(());
         }
-        self.store.append(&Message {
+        self.append(&[Message {
             topic,
             queue_id,
             flag: record.flag(),
@@ -162,7 +162,7 @@ impl Broker {
             prepared_transaction_offset: record.prepared_transaction_offset(),
             body: record.body(),
             properties: record.properties(),
-        })?;
+        }])?;
         Ok(())
     }
 
