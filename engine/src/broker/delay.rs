@@ -26,6 +26,9 @@ use crate::store::as_record;
 /// Messages of one level that are delivered before the next level gets its turn.
 const A_TURN: usize = 1024;
 
+/// A clock that was set back makes messages late, and by no more than this, ms.
+const CLOCK_SLACK_MS: i64 = 3_600_000;
+
 /// The file's content, also that of request 45: level to next queue offset.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -116,9 +119,9 @@ impl Broker {
         let now = self.now_ms();
         let (mut turn, mut due, mut failed) = (0, None, Ok(()));
         let next = queue.for_each(from, |_, unit| {
-            // Further ahead than its delay: the clock was set back, or the level is shorter now.
-            // Better early than held up for as long as that.
-            let too_far = unit.tags_code > now.saturating_add(delay_ms);
+            // Much further ahead than its delay: the clock was far ahead once, or the level is
+            // shorter now. Better early than held up for as long as that.
+            let too_far = unit.tags_code > now.saturating_add(delay_ms + CLOCK_SLACK_MS);
             let at = if too_far { now } else { unit.tags_code };
             if at > now || turn == A_TURN {
                 due = Some(at);
