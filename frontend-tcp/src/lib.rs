@@ -1,5 +1,6 @@
 //! Name server and broker for unmodified RocketMQ clients.
 
+pub mod config;
 pub mod conn;
 pub mod handle;
 pub mod hold;
