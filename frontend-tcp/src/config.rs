@@ -2,8 +2,10 @@
 //! printing and changing at run time come.
 
 use std::fmt::Display;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+
+use crate::run::advertised_ip;
 
 /// Why a configuration cannot be used. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -350,6 +352,7 @@ fn load(
     Ok(warnings)
 }
 
+const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const PERCENT: std::ops::RangeInclusive<i32> = 1..=99;
 /// Milliseconds of something that is done again and again.
 const PERIOD: std::ops::RangeInclusive<i64> = 1..=86_400_000;
@@ -362,9 +365,9 @@ conf! {
     broker_cluster_name: String = "DefaultCluster".into(), "brokerClusterName";
     broker_id: i64 = 0, "brokerId" in 0..=i64::MAX;
     /// Where clients reach this broker; also written into records.
-    broker_ip1: IpAddr = local_ip(), "brokerIP1";
-    broker_ip2: IpAddr = local_ip(), "brokerIP2";
-    bind_address: IpAddr = Ipv4Addr::UNSPECIFIED.into(), "bindAddress";
+    broker_ip1: IpAddr = advertised_ip(ANY), "brokerIP1";
+    broker_ip2: IpAddr = advertised_ip(ANY), "brokerIP2";
+    bind_address: IpAddr = ANY, "bindAddress";
     /// The port below the next and the one above are used as well.
     listen_port: u16 = 10911, "listenPort" in 3..=65534;
     namesrv_addr: Servers = Servers::default(), "namesrvAddr";
@@ -427,6 +430,11 @@ conf! {
 impl BrokerConf {
     /// What is neither in the file nor a plain default.
     fn finish(&mut self) -> Result<(), ConfError> {
+        for ip in [&mut self.broker_ip1, &mut self.broker_ip2] {
+            if *ip == advertised_ip(ANY) {
+                *ip = advertised_ip(self.bind_address);
+            }
+        }
         if !self.namesrv_addr.0.is_empty() {
             return Ok(());
         }
@@ -522,7 +530,7 @@ conf! {
     /// What `mqnamesrv` takes.
     NamesrvConf, NAMESRV_FIXED, NAMESRV_IGNORED;
 
-    bind_address: IpAddr = Ipv4Addr::UNSPECIFIED.into(), "bindAddress";
+    bind_address: IpAddr = ANY, "bindAddress";
     listen_port: u16 = 9876, "listenPort" in 1..=65535;
     kv_config_path: PathBuf = in_home("namesrv/kvConfig.json"), "kvConfigPath";
     /// Routes carry the order configuration of their topic.
@@ -593,15 +601,6 @@ fn in_home(path: &str) -> PathBuf {
 fn host_name() -> String {
     let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     name.filter(|name| !name.is_empty()).unwrap_or_else(|| "DEFAULT_BROKER".into())
-}
-
-/// The address that this machine uses towards others. Nothing is sent to find it.
-fn local_ip() -> IpAddr {
-    let found = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
-        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
-        socket.local_addr()
-    });
-    found.map_or(Ipv4Addr::LOCALHOST.into(), |addr| addr.ip())
 }
 
 #[cfg(test)]
