@@ -149,7 +149,7 @@ impl Failure {
         }
     }
 
-    fn command(&self) -> Command {
+    pub fn command(&self) -> Command {
         Command::refusal(self.code(), self.to_string())
     }
 }
