@@ -187,6 +187,9 @@ final class Kit implements AutoCloseable {
 
     /** Everything a topic holds, queue by queue, read by plain pulls; fails at a hole. */
     List<MessageExt> everything(String topic) throws Exception {
+        for (String address : brokers().values()) { // a broker may acknowledge before the queue shows it
+            await(10, "dispatch at " + address, () -> admin().fetchBrokerRuntimeStats(address).getTable().get("dispatchBehindBytes").equals("0"));
+        }
         List<MessageExt> all = new ArrayList<>();
         DefaultMQPullConsumer consumer = pull(name("reader") + COUNTER.incrementAndGet());
         List<MessageQueue> queues = new ArrayList<>(

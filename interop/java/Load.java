@@ -4,6 +4,7 @@ import java.util.concurrent.*;
 import java.util.concurrent.atomic.*;
 import java.util.stream.Collectors;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
+import org.apache.rocketmq.client.consumer.PullStatus;
 import org.apache.rocketmq.client.consumer.listener.*;
 import org.apache.rocketmq.client.producer.*;
 import org.apache.rocketmq.common.TopicConfig;
@@ -301,6 +302,7 @@ final class Load {
     private static void manyTopics(Kit kit) throws Exception {
         int count = Integer.getInteger("count", 10_000);
         String prefix = kit.name("t"), address = kit.broker();
+        long start = System.nanoTime();
         ExecutorService pool = Executors.newFixedThreadPool(4);
         AtomicInteger next = new AtomicInteger();
         List<Future<?>> makers = new ArrayList<>();
@@ -316,6 +318,7 @@ final class Load {
             maker.get(600, TimeUnit.SECONDS);
         }
         pool.shutdown();
+        System.out.printf("     many-topics: %d created in %.1f s%n", count, (System.nanoTime() - start) / 1e9);
         sample(kit, prefix, count, 0);
         Kit.node(BROKER, "stop");
         Kit.node(BROKER, "start");
@@ -334,7 +337,9 @@ final class Load {
             SendResult sent = producer.send(Kit.message(topic, "t", "k", "only " + i),
                 (queues, m, arg) -> queues.get(1), null);
             Kit.equal(round, sent.getQueueOffset(), "queue offset in " + topic);
+            Kit.await(10, "dispatch", () -> puller.maxOffset(sent.getMessageQueue()) == round + 1);
             var result = puller.pull(sent.getMessageQueue(), "*", 0, 32);
+            Kit.equal(PullStatus.FOUND, result.getPullStatus(), "pull of " + topic);
             Kit.equal(round + 1, result.getMsgFoundList().size(), "messages of " + topic);
             result.getMsgFoundList().forEach(m -> Kit.equal(topic + " only " + topic.substring(prefix.length()), m.getTopic() + " " + Kit.text(m), "message"));
         }
