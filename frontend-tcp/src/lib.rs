@@ -1,1 +1,11 @@
-//! Name server and broker speaking the RocketMQ remoting protocol, thin over [`mq_store`].
+//! Name server and broker for unmodified RocketMQ clients.
+
+pub mod config;
+pub mod conn;
+pub mod handle;
+pub mod hold;
+pub mod namesrv;
+pub mod run;
+pub mod server;
+pub mod sessions;
+pub mod wire;

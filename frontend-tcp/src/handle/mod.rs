@@ -1,0 +1,208 @@
+//! What a broker does with each request: one row a code in one table.
+
+pub mod admin;
+pub mod client;
+pub mod pull;
+pub mod query;
+pub mod relay;
+pub mod runtime;
+pub mod send;
+pub mod stats;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use mq_store::Error;
+use mq_store::broker::{Broker, Refusal};
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+use crate::conn::{Conn, Reply, Request};
+use crate::hold::Holds;
+use crate::server::{Service, not_supported};
+use crate::sessions::Sessions;
+use crate::wire::codes::{request, response};
+use crate::wire::command::Command;
+use crate::wire::fields::FieldError;
+
+/// Everything a handler works with.
+pub struct BrokerService {
+    pub broker: Arc<Broker>,
+    pub sessions: Sessions,
+    pub holds: Arc<Holds>,
+    /// Where clients reach the broker.
+    pub advertised: SocketAddr,
+    /// Addresses besides loopback that may change configuration and delete.
+    pub admins: Box<dyn Fn(IpAddr) -> bool + Send + Sync>,
+    /// Pulls wait for messages (`longPollingEnable`), or only for so many ms.
+    pub long_polling: Result<(), i64>,
+    pub pull_limits: mq_store::store::ReadLimits,
+    pub region: String,
+    pub config: admin::ConfigAccess,
+}
+
+/// Who may ask for something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    Anyone,
+    /// It changes configuration or deletes.
+    Admin,
+}
+use Access::{Admin, Anyone};
+
+/// How a request ended.
+pub type Handled = Result<Reply, Failure>;
+type Handler = fn(&BrokerService, &Arc<Conn>, &Request<'_>) -> Handled;
+
+/// The most frequent ones first.
+static TABLE: &[(i32, Access, Handler)] = &[
+    (request::SEND_MESSAGE_V2, Anyone, send::send),
+    (request::PULL_MESSAGE, Anyone, pull::pull),
+    (request::SEND_BATCH_MESSAGE, Anyone, send::send),
+    (request::UPDATE_CONSUMER_OFFSET, Anyone, query::update_consumer_offset),
+    (request::SEND_MESSAGE, Anyone, send::send),
+    (request::LITE_PULL_MESSAGE, Anyone, pull::pull),
+    (request::HEART_BEAT, Anyone, client::heartbeat),
+    (request::CONSUMER_SEND_MSG_BACK, Anyone, send::send_back),
+    (request::QUERY_CONSUMER_OFFSET, Anyone, query::query_consumer_offset),
+    (request::GET_CONSUMER_LIST_BY_GROUP, Anyone, client::consumer_list),
+    (request::LOCK_BATCH_MQ, Anyone, client::lock),
+    (request::UNLOCK_BATCH_MQ, Anyone, client::unlock),
+    (request::UNREGISTER_CLIENT, Anyone, client::unregister),
+    (request::CHECK_CLIENT_CONFIG, Anyone, client::check_client_config),
+    (request::GET_MAX_OFFSET, Anyone, query::max_offset),
+    (request::GET_MIN_OFFSET, Anyone, query::min_offset),
+    (request::SEARCH_OFFSET_BY_TIMESTAMP, Anyone, query::offset_by_time),
+    (request::GET_EARLIEST_MSG_STORETIME, Anyone, query::earliest_time),
+    (request::QUERY_MESSAGE, Anyone, query::by_key),
+    (request::VIEW_MESSAGE_BY_ID, Anyone, query::by_position),
+    (request::UPDATE_AND_CREATE_TOPIC, Admin, admin::update_topic),
+    (request::UPDATE_AND_CREATE_TOPIC_LIST, Admin, admin::update_topics),
+    (request::DELETE_TOPIC_IN_BROKER, Admin, admin::delete_topic),
+    (request::GET_TOPIC_CONFIG, Anyone, admin::topic_config),
+    (request::GET_ALL_TOPIC_CONFIG, Anyone, admin::all_topics),
+    (request::GET_SYSTEM_TOPIC_LIST_FROM_BROKER, Anyone, admin::system_topics),
+    (request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, Admin, admin::update_group),
+    (request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST, Admin, admin::update_groups),
+    (request::DELETE_SUBSCRIPTIONGROUP, Admin, admin::delete_group),
+    (request::GET_SUBSCRIPTIONGROUP_CONFIG, Anyone, admin::group_config),
+    (request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG, Anyone, admin::all_groups),
+    (request::UPDATE_BROKER_CONFIG, Admin, admin::update_config),
+    (request::GET_BROKER_CONFIG, Anyone, admin::config),
+    (request::GET_ALL_CONSUMER_OFFSET, Anyone, admin::all_offsets),
+    (request::GET_ALL_DELAY_OFFSET, Anyone, admin::delay_offsets),
+    (request::CLONE_GROUP_OFFSET, Admin, admin::clone_offsets),
+    (request::CLEAN_EXPIRED_CONSUMEQUEUE, Admin, admin::clean_queues),
+    (request::CLEAN_UNUSED_TOPIC, Admin, admin::clean_topics),
+    (request::DELETE_EXPIRED_COMMITLOG, Admin, admin::delete_expired),
+    (request::GET_BROKER_RUNTIME_INFO, Anyone, runtime::runtime_info),
+    (request::VIEW_BROKER_STATS_DATA, Anyone, runtime::stats_data),
+    (request::GET_TOPIC_STATS_INFO, Anyone, stats::topic_stats),
+    (request::GET_CONSUME_STATS, Anyone, stats::consume_stats),
+    (request::GET_BROKER_CONSUME_STATS, Anyone, stats::broker_consume_stats),
+    (request::GET_CONSUMER_CONNECTION_LIST, Anyone, stats::consumers),
+    (request::GET_PRODUCER_CONNECTION_LIST, Anyone, stats::producers),
+    (request::GET_ALL_PRODUCER_INFO, Anyone, stats::all_producers),
+    (request::QUERY_TOPIC_CONSUME_BY_WHO, Anyone, stats::groups_of_topic),
+    (request::QUERY_TOPICS_BY_CONSUMER, Anyone, stats::topics_of_group),
+    (request::QUERY_SUBSCRIPTION_BY_CONSUMER, Anyone, stats::subscription),
+    (request::QUERY_CONSUME_TIME_SPAN, Anyone, stats::time_spans),
+    (request::QUERY_CORRECTION_OFFSET, Anyone, stats::correction_offsets),
+    (request::QUERY_CONSUME_QUEUE, Anyone, stats::queue_units),
+    (request::INVOKE_BROKER_TO_RESET_OFFSET, Admin, relay::reset_offsets),
+    (request::INVOKE_BROKER_TO_GET_CONSUMER_STATUS, Anyone, relay::consumer_status),
+    (request::GET_CONSUMER_RUNNING_INFO, Anyone, relay::running_info),
+    (request::CONSUME_MESSAGE_DIRECTLY, Anyone, relay::consume_directly),
+];
+
+/// Why a request is not answered as asked. Here every reason gets its code.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error(transparent)]
+    Field(#[from] FieldError),
+    #[error(transparent)]
+    Refusal(#[from] Refusal),
+    #[error("the body is not what this request has: {0}")]
+    Body(#[from] serde_json::Error),
+    #[error("{1}")]
+    Code(i32, String),
+}
+
+impl Failure {
+    pub fn code(&self) -> i32 {
+        match self {
+            Failure::Field(_) | Failure::Body(_) => response::SYSTEM_ERROR,
+            Failure::Code(code, _) => *code,
+            Failure::Refusal(refusal) => match refusal {
+                Refusal::NoTopic(_) => response::TOPIC_NOT_EXIST,
+                Refusal::NoGroup(_) => response::SUBSCRIPTION_GROUP_NOT_EXIST,
+                Refusal::NoPermission(_) => response::NO_PERMISSION,
+                Refusal::Invalid(_) => response::INVALID_PARAMETER,
+                Refusal::Illegal(_) | Refusal::Store(Error::Limit(_)) => response::MESSAGE_ILLEGAL,
+                Refusal::Store(
+                    Error::DiskFull { .. }
+                    | Error::AboveWatermark { .. }
+                    | Error::Closed
+                    | Error::Poisoned(_),
+                ) => response::SERVICE_NOT_AVAILABLE,
+                _ => response::SYSTEM_ERROR,
+            },
+        }
+    }
+
+    pub fn command(&self) -> Command {
+        Command::refusal(self.code(), self.to_string())
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Failure {
+        Failure::Refusal(e.into())
+    }
+}
+
+impl Service for BrokerService {
+    fn handle(&self, conn: &Arc<Conn>, request: &Request<'_>) -> Reply {
+        let code = request.head.code;
+        let Some((_, access, handler)) = TABLE.iter().find(|row| row.0 == code) else {
+            return not_supported(code);
+        };
+        if *access == Admin && !self.is_admin(conn.peer().ip()) {
+            let remark = format!(
+                "{} changes the broker: it is served to this machine, and to addresses that adminAllowedAddresses names; {} is none",
+                request::name(code),
+                conn.peer().ip()
+            );
+            return Command::refusal(response::NO_PERMISSION, remark).into();
+        }
+        // What an administrator asks for waits for the disk.
+        let blocks = *access == Admin
+            && Handle::try_current()
+                .is_ok_and(|h| h.runtime_flavor() == RuntimeFlavor::MultiThread);
+        let reply = match blocks {
+            true => tokio::task::block_in_place(|| handler(self, conn, request)),
+            false => handler(self, conn, request),
+        };
+        reply.unwrap_or_else(|failure| {
+            tracing::debug!("{} of {}: {failure}", request::name(code), conn.peer());
+            failure.command().into()
+        })
+    }
+
+    fn closed(&self, conn: &Arc<Conn>) {
+        for (group, left) in self.sessions.closed(conn.id()) {
+            self.tell_group_changed(&group, &left);
+        }
+    }
+}
+
+impl BrokerService {
+    fn is_admin(&self, ip: IpAddr) -> bool {
+        ip.to_canonical().is_loopback() || (self.admins)(ip)
+    }
+
+    /// Background step: forgets clients that are silent.
+    pub fn expire_step(&self) {
+        let now = self.broker.now_ms();
+        self.sessions.expire_step(now);
+    }
+}

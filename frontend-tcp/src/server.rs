@@ -1,0 +1,273 @@
+//! Accepts connections and runs one task for each: read, handle, write.
+//!
+//! All requests of one read are handled before their answers go out in one write. An idle
+//! connection owns no buffer.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+
+use crate::conn::{Conn, Reply, Request};
+use crate::wire::codes::response;
+use crate::wire::command::{self, Command, Outgoing};
+use crate::wire::frame::{self, FrameLimits, Parsed};
+
+/// Room for a read.
+const READ: usize = 64 << 10;
+/// Answers are written when so many bytes wait, though more requests are there to be handled.
+const WRITE: usize = 256 << 10;
+
+/// Answers the requests of all connections of a listener.
+pub trait Service: Send + Sync + 'static {
+    /// Answers a request, on the connection's task: it must not block.
+    fn handle(&self, conn: &Arc<Conn>, request: &Request<'_>) -> Reply;
+    /// A connection ended.
+    fn closed(&self, conn: &Arc<Conn>);
+}
+
+/// What a listener puts up with.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub frame: FrameLimits,
+    /// Connections at a time; further ones are closed at once.
+    pub connections: usize,
+    /// Bytes of large frames (over 64 KiB) that are being received, over all connections.
+    pub in_flight: usize,
+    /// Silence after which a connection is closed.
+    pub idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            frame: FrameLimits::default(),
+            connections: 50_000,
+            in_flight: 256 << 20,
+            idle: Duration::from_secs(120),
+        }
+    }
+}
+
+/// Serves `listener` until `stop` changes; then connections finish what they are at and end.
+pub async fn serve<S: Service>(
+    listener: TcpListener,
+    service: Arc<S>,
+    limits: Limits,
+    mut stop: watch::Receiver<bool>,
+) {
+    let shared = Arc::new(Shared {
+        limits,
+        connections: AtomicUsize::new(0),
+        in_flight: Semaphore::new(limits.in_flight / 1024),
+    });
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.changed() => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                if shared.connections.fetch_add(1, Ordering::AcqRel) >= limits.connections {
+                    shared.connections.fetch_sub(1, Ordering::AcqRel);
+                    tracing::warn!("{peer} is turned away: {} connections", limits.connections);
+                    continue;
+                }
+                let (service, shared, stop) = (service.clone(), shared.clone(), stop.clone());
+                tokio::spawn(async move {
+                    let conn = Conn::new(peer);
+                    let ended = Ended { service: &*service, conn: &conn, shared: &shared };
+                    match run(stream, &conn, &*service, &shared, stop).await {
+                        Ok(()) => tracing::debug!("{peer} left"),
+                        Err(e) => tracing::debug!("{peer}: {e}"),
+                    }
+                    drop(ended);
+                });
+            }
+            Err(e) => {
+                // Out of file descriptors, say: trying again at once would only burn the CPU.
+                tracing::error!("cannot accept connections: {e}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+struct Shared {
+    limits: Limits,
+    connections: AtomicUsize,
+    /// In KiB.
+    in_flight: Semaphore,
+}
+
+/// Says that a connection ended, however it did.
+struct Ended<'a, S: Service> {
+    service: &'a S,
+    conn: &'a Arc<Conn>,
+    shared: &'a Shared,
+}
+
+impl<S: Service> Drop for Ended<'_, S> {
+    fn drop(&mut self) {
+        self.conn.close();
+        self.service.closed(self.conn);
+        self.shared.connections.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+async fn run<S: Service>(
+    stream: TcpStream,
+    conn: &Arc<Conn>,
+    service: &S,
+    shared: &Shared,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let limits = &shared.limits;
+    let mut buf = BytesMut::new();
+    let mut out = Outgoing::default();
+    let mut wanted = 0;
+    let mut permit = None;
+    let mut heard = Instant::now();
+    let idle = tokio::time::sleep(limits.idle);
+    tokio::pin!(idle);
+    loop {
+        tokio::select! {
+            readable = stream.readable() => {
+                readable?;
+                if wanted > READ && permit.is_none() {
+                    let kib = u32::try_from(wanted / 1024).unwrap_or(u32::MAX);
+                    permit = shared.in_flight.acquire_many(kib).await.ok();
+                }
+                buf.reserve(READ.max(wanted.saturating_sub(buf.len())));
+                match stream.try_read_buf(&mut buf) {
+                    Ok(0) => return Ok(()),
+                    Ok(_) => {}
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
+                    Err(e) => return Err(e),
+                }
+                heard = Instant::now();
+                wanted = loop {
+                    let wanted = handle_all(&mut buf, &mut out, conn, service, limits)?;
+                    if wanted > 0 {
+                        break wanted;
+                    }
+                    conn.drain(&mut out);
+                    write(&stream, &mut out, limits).await?;
+                };
+                if wanted <= READ {
+                    permit = None;
+                }
+            }
+            () = conn.wake.notified() => {}
+            () = idle.as_mut() => {
+                let until = heard + limits.idle;
+                if Instant::now() >= until {
+                    return Ok(());
+                }
+                idle.as_mut().reset(until);
+                continue;
+            }
+            _ = stop.changed() => conn.close(),
+        }
+        conn.drain(&mut out);
+        if !out.is_empty() {
+            write(&stream, &mut out, limits).await?;
+        }
+        if conn.is_closing() {
+            return Ok(());
+        }
+        if buf.is_empty() {
+            buf = BytesMut::new();
+        }
+    }
+}
+
+/// Handles the frames in `buf`. Returns the bytes wanted for the next one, or 0 if answers
+/// should be written first.
+fn handle_all<S: Service>(
+    buf: &mut BytesMut,
+    out: &mut Outgoing,
+    conn: &Arc<Conn>,
+    service: &S,
+    limits: &Limits,
+) -> io::Result<usize> {
+    let bad = |e: &dyn std::fmt::Display| {
+        tracing::warn!("{} sent {e}: closed", conn.peer());
+        io::Error::new(io::ErrorKind::InvalidData, e.to_string())
+    };
+    loop {
+        let (frame, total) = match frame::parse(buf, &limits.frame) {
+            Ok(Parsed::Frame(frame, total)) => (frame, total),
+            Ok(Parsed::Incomplete(wanted)) => return Ok(wanted),
+            Err(e) => return Err(bad(&e)),
+        };
+        let head = command::decode(frame.encoding, frame.header).map_err(|e| bad(&e))?;
+        if head.is_response() {
+            conn.answered(&head, frame.body);
+        } else {
+            let request = Request { head: &head, body: frame.body, encoding: frame.encoding };
+            let reply = service.handle(conn, &request);
+            if let (Reply::Now(command), false) = (reply, head.is_one_way()) {
+                command.encode_response(head.opaque, frame.encoding, out);
+            }
+        }
+        buf.advance(total);
+        if out.bytes.len() > WRITE || out.slices.len() > 512 {
+            return Ok(0);
+        }
+    }
+}
+
+/// Writes everything in `out`. A client that reads nothing for as long as a silent one is
+/// put up with ends the connection.
+async fn write(stream: &TcpStream, out: &mut Outgoing, limits: &Limits) -> io::Result<()> {
+    let mut all = out.io_slices();
+    let mut rest = all.as_mut_slice();
+    while !rest.is_empty() {
+        let few = rest.len().min(1024);
+        match stream.try_write_vectored(&rest[..few]) {
+            Ok(n) => io::IoSlice::advance_slices(&mut rest, n),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                tokio::time::timeout(limits.idle, stream.writable()).await??;
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    drop(all);
+    if out.bytes.capacity() > WRITE {
+        *out = Outgoing::default();
+    } else {
+        out.clear();
+    }
+    Ok(())
+}
+
+/// The answer to a request that nobody knows.
+pub fn not_supported(code: i32) -> Reply {
+    let remark = format!(" request type {code} not supported");
+    Command::refusal(response::REQUEST_CODE_NOT_SUPPORTED, remark).into()
+}
+
+/// Binds a listener, with an error that says what to do.
+pub async fn bind(addr: SocketAddr, what: &str) -> io::Result<TcpListener> {
+    TcpListener::bind(addr).await.map_err(|e| {
+        let hint = match e.kind() {
+            io::ErrorKind::AddrInUse => {
+                "; another process listens there: stop it, or choose another port"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "; ports below 1024 want special rights: choose another port"
+            }
+            io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
+            _ => "",
+        };
+        io::Error::new(e.kind(), format!("cannot listen on {addr} ({what}): {e}{hint}"))
+    })
+}
