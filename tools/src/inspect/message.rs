@@ -20,6 +20,7 @@ use serde::Serialize;
 use super::body::{self, Form};
 use super::output::{Output, printable, size};
 use super::time::local;
+use super::verify::damage_of;
 use super::{Answer, Failure, Filter, Messages, Query, TimeRange};
 
 /// A message as JSON. Names and forms are those of RocketMQ's message class.
@@ -93,7 +94,7 @@ impl<'a> Line<'a> {
             body_crc: r.body_crc(),
             body_length: r.body().len(),
             body: with_body.then(|| STANDARD.encode(r.body())),
-            damaged: r.check_body().err().map(|e| e.to_string()),
+            damaged: damage_of(r),
             properties,
         }
     }
