@@ -137,19 +137,18 @@ struct List<'a> {
 
 impl<'a> List<'a> {
     fn new(out: &'a mut Output, body: bool, limit: usize) -> io::Result<List<'a>> {
-        if !out.json {
-            out.table(&[
-                ">POSITION",
-                "TOPIC",
-                ">QUEUE",
-                ">OFFSET",
-                "STORED",
-                ">BODY",
-                "TAGS",
-                "KEYS",
-                "UNIQUE KEY",
-            ])?;
-        }
+        let titles = [
+            ">POSITION",
+            "TOPIC",
+            ">QUEUE",
+            ">OFFSET",
+            "STORED",
+            ">BODY",
+            "TAGS",
+            "KEYS",
+            "UNIQUE KEY",
+        ];
+        out.table(&titles.map(|title| ("", title)))?;
         Ok(List { out, body, left: limit, any: false, failed: Ok(()) })
     }
 

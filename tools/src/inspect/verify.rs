@@ -18,6 +18,7 @@ use mq_store::view::{ConfigFile, Misfit, StoreView};
 use serde_json::json;
 
 use super::output::{Output, Progress, count, printable};
+use super::summary::max_offset;
 use super::{Answer, Failure};
 
 /// Tags codes up to this are addresses in consumequeue_ext.
@@ -493,8 +494,7 @@ impl Check<'_> {
             let Ok(seen) = self.seen(&c.topic, c.queue_id) else { continue };
             let (min, mut max) = (seen.queue.min_offset(), seen.queue.max_offset().max(seen.next));
             if max == 0 {
-                let batch = self.view.batch_queue(&c.topic, c.queue_id, &mut Vec::new())?;
-                max = batch.units().last().map_or(0, |b| b.end());
+                max = max_offset(self.view, &c.topic, c.queue_id)?;
             }
             let who = format!("{} in {} queue {}", c.group, c.topic, c.queue_id);
             if u64::try_from(c.offset).is_ok_and(|n| n > max) && !self.live {
