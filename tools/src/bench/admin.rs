@@ -1,6 +1,5 @@
 //! What is asked once: routes, topics, offsets.
 
-use std::io;
 use std::time::{Duration, Instant};
 
 use mq_broker::conn::Response;
@@ -12,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::cli::Common;
 use super::error::{Error, Result};
+use super::request::run_number;
 
 /// A connection for questions, one at a time.
 #[derive(Debug)]
@@ -166,11 +166,8 @@ fn create(common: &Common, admin: &mut Admin) -> Result<u32> {
     Ok(common.queues)
 }
 
-/// How often a consumer has to say that it is there.
-pub const HEARTBEAT_NS: u64 = 30_000_000_000;
-
 /// A heartbeat of a member of the consumer group, with an opaque of no account.
-pub fn heartbeat(common: &Common, run: u64) -> Vec<u8> {
+pub fn heartbeat(common: &Common) -> Vec<u8> {
     let subscription = json!({
         "classFilterMode": false, "codeSet": [], "expressionType": "TAG", "subString": "*",
         "subVersion": 0, "tagsSet": [], "topic": common.topic,
@@ -181,7 +178,7 @@ pub fn heartbeat(common: &Common, run: u64) -> Vec<u8> {
         "subscriptionDataSet": [subscription], "unitMode": false,
     });
     let body = json!({
-        "clientID": format!("mq-bench@{run:x}"), "consumerDataSet": [group], "producerDataSet": [],
+        "clientID": format!("mq-bench@{:x}", run_number()), "consumerDataSet": [group], "producerDataSet": [],
     });
     let mut out = Outgoing::default();
     Command::new(request::HEART_BEAT).json(&body).encode_request(
@@ -191,20 +188,4 @@ pub fn heartbeat(common: &Common, run: u64) -> Vec<u8> {
         &mut out,
     );
     out.bytes.to_vec()
-}
-
-/// A number of this run's own.
-pub fn run_number() -> u64 {
-    let mixed = super::request::epoch_ms() as u64 ^ u64::from(std::process::id()) << 42;
-    mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15)
-}
-
-/// How headers are written.
-pub fn encoding(common: &Common) -> Encoding {
-    if common.binary { Encoding::Binary } else { Encoding::Json }
-}
-
-/// Where a broken pipe of our own output is success.
-pub fn is_broken_pipe(e: &io::Error) -> bool {
-    e.kind() == io::ErrorKind::BrokenPipe
 }

@@ -10,32 +10,20 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::error::{Error, Result};
-use super::request::{FIRST_OPAQUE, OPAQUES, Scanner};
+use super::request::{Answer, FIRST_OPAQUE, OPAQUES, Scanner};
 
 /// Room for a read.
 const READ: usize = 256 << 10;
 
-/// Nanoseconds since the run began.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock(Instant);
-
-impl Clock {
-    pub fn start() -> Clock {
-        Clock(Instant::now())
-    }
-    pub fn ns(&self) -> u64 {
-        self.0.elapsed().as_nanos() as u64
-    }
-}
-
-/// A connection. Its parts are apart, so that a frame of the inbox can be held while an answer
-/// to it is written.
+/// A connection.
 #[derive(Debug)]
 pub struct Link {
     stream: TcpStream,
-    pub inbox: Inbox,
-    pub outbox: Outbox,
-    pub scanner: Scanner,
+    inbox: Inbox,
+    scanner: Scanner,
+    /// Requests to be sent.
+    pub out: Vec<u8>,
+    written: usize,
     pub slots: Slots,
 }
 
@@ -49,54 +37,54 @@ impl Link {
         Ok(Link {
             stream,
             inbox: Inbox::default(),
-            outbox: Outbox::default(),
             scanner: Scanner::default(),
+            out: Vec::new(),
+            written: 0,
             slots: Slots::new(slots),
         })
     }
 
-    /// Reads what has come.
-    pub fn read(&mut self) -> Result<()> {
+    /// Reads what has come, and gives the answers to `each`.
+    pub fn answers(
+        &mut self,
+        mut each: impl FnMut(&mut Slots, Answer, &Frame<'_>) -> Result<()>,
+    ) -> Result<()> {
         loop {
             let place = self.inbox.room();
             let room = place.len();
-            match self.stream.read(place) {
+            let n = match self.stream.read(place) {
                 Ok(0) => return Err(Error::Closed),
-                Ok(n) => {
-                    self.inbox.to += n;
-                    if n < room {
-                        return Ok(());
-                    }
-                }
+                Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e.into()),
+            };
+            self.inbox.to += n;
+            while let Some(frame) = self.inbox.next()? {
+                if let Some(answer) = self.scanner.scan(&frame)? {
+                    each(&mut self.slots, answer, &frame)?;
+                }
+            }
+            if n < room {
+                return Ok(());
             }
         }
     }
 
-    /// Writes as much of the outbox as the socket takes.
+    /// Writes as much as the socket takes.
     pub fn flush(&mut self) -> Result<()> {
-        let out = &mut self.outbox;
-        while out.written < out.bytes.len() {
-            match self.stream.write(&out.bytes[out.written..]) {
-                Ok(n) => out.written += n,
+        while self.written < self.out.len() {
+            match self.stream.write(&self.out[self.written..]) {
+                Ok(n) => self.written += n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e.into()),
             }
         }
-        out.bytes.clear();
-        out.written = 0;
+        self.out.clear();
+        self.written = 0;
         Ok(())
     }
-}
-
-/// Bytes to be sent.
-#[derive(Debug, Default)]
-pub struct Outbox {
-    pub bytes: Vec<u8>,
-    written: usize,
 }
 
 /// Bytes that have come.
@@ -124,7 +112,7 @@ impl Inbox {
     }
 
     /// The next frame, if it is there in full.
-    pub fn next(&mut self) -> Result<Option<Frame<'_>>> {
+    fn next(&mut self) -> Result<Option<Frame<'_>>> {
         match frame::parse(&self.bytes[self.from..self.to], &FrameLimits::default())? {
             Parsed::Frame(frame, total) => {
                 self.from += total;
@@ -138,8 +126,8 @@ impl Inbox {
     }
 }
 
-/// The requests under way on a connection: opaque and time of each. An opaque is a slot plus
-/// a multiple of the slots, so a late or double answer is told from that of a later request.
+/// The requests under way on a connection, each with a note. An opaque is a slot plus a
+/// multiple of the slots, so a late or double answer is told from that of a later request.
 #[derive(Debug)]
 pub struct Slots {
     slots: Vec<Option<(i32, u64)>>,
@@ -153,43 +141,30 @@ impl Slots {
         Slots { slots: vec![None; slots], free, round: 0 }
     }
 
-    pub fn waiting(&self) -> usize {
+    pub fn under_way(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
-    pub fn free(&self) -> usize {
-        self.free.len()
-    }
-
-    /// The slot that an opaque of [`Slots::take`] stands for.
-    pub fn of(&self, opaque: i32) -> usize {
-        (opaque - FIRST_OPAQUE) as usize % self.slots.len()
-    }
-
-    /// An opaque for a request that goes out at `time`; `None` if too many are under way.
-    pub fn take(&mut self, time: u64) -> Option<i32> {
+    /// An opaque for a request; `None` if too many are under way.
+    pub fn take(&mut self, note: u64) -> Option<i32> {
         let slot = self.free.pop()?;
         let slots = self.slots.len() as u32;
         self.round = if self.round + 1 < OPAQUES / slots { self.round + 1 } else { 0 };
         let opaque = FIRST_OPAQUE + (self.round * slots + slot) as i32;
-        self.slots[slot as usize] = Some((opaque, time));
+        self.slots[slot as usize] = Some((opaque, note));
         Some(opaque)
     }
 
-    /// The slot of a request that was answered, and its time.
-    pub fn answered(&mut self, opaque: i32) -> Result<(usize, u64)> {
-        let stray = Error::Stray(opaque);
-        let Some(n) = opaque.checked_sub(FIRST_OPAQUE).filter(|n| *n >= 0) else {
-            return Err(stray);
-        };
-        let slot = n as usize % self.slots.len();
-        match self.slots.get(slot) {
-            Some(&Some((expected, time))) if expected == opaque => {
-                self.slots[slot] = None;
+    /// The note of a request that was answered.
+    pub fn answered(&mut self, opaque: i32) -> Result<u64> {
+        let n = opaque.checked_sub(FIRST_OPAQUE).filter(|n| *n >= 0 && !self.slots.is_empty());
+        let slot = n.ok_or(Error::Stray(opaque))? as usize % self.slots.len();
+        match self.slots[slot].take_if(|(expected, _)| *expected == opaque) {
+            Some((_, note)) => {
                 self.free.push(slot as u32);
-                Ok((slot, time))
+                Ok(note)
             }
-            _ => Err(stray),
+            None => Err(Error::Stray(opaque)),
         }
     }
 }
@@ -208,17 +183,18 @@ const TIMER: u64 = u64::MAX;
 
 impl Poller {
     /// Watches `links`, known by their place. Nothing heard for `timeout` is an error.
-    pub fn new(links: &[Link], timeout: Duration) -> Result<Poller> {
+    pub fn new<'a>(links: impl IntoIterator<Item = &'a Link>, timeout: Duration) -> Result<Poller> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         // Edges: every event is followed by reading and writing all there is.
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-        for (n, link) in links.iter().enumerate() {
+        let mut events = vec![EpollEvent::empty()];
+        for (n, link) in links.into_iter().enumerate() {
+            events.push(EpollEvent::empty());
             epoll.add(&link.stream, EpollEvent::new(flags, n as u64))?;
         }
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK)?;
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
         epoll.add(&timer, EpollEvent::new(flags, TIMER))?;
-        let events = vec![EpollEvent::empty(); links.len() + 1];
         Ok(Poller { epoll, events, timer, timeout, heard: Instant::now() })
     }
 
@@ -258,13 +234,13 @@ mod tests {
     fn every_opaque_comes_back_once() {
         let mut slots = Slots::new(2);
         let (a, b) = (slots.take(10).unwrap(), slots.take(20).unwrap());
-        assert_eq!((slots.take(30), slots.waiting()), (None, 2));
-        assert_eq!(slots.answered(a).unwrap().1, 10);
+        assert_eq!((slots.take(30), slots.under_way()), (None, 2));
+        assert_eq!(slots.answered(a).unwrap(), 10);
         assert!(matches!(slots.answered(a), Err(Error::Stray(_))));
         let c = slots.take(40).unwrap();
         assert!(c != a && c != b && c >= FIRST_OPAQUE);
         assert!(matches!(slots.answered(a), Err(Error::Stray(_))));
-        assert_eq!((slots.answered(c).unwrap().1, slots.answered(b).unwrap().1), (40, 20));
+        assert_eq!((slots.answered(c).unwrap(), slots.answered(b).unwrap()), (40, 20));
         for bad in [0, -1, i32::MIN, i32::MAX, FIRST_OPAQUE + 77] {
             assert!(slots.answered(bad).is_err());
         }

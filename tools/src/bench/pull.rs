@@ -1,23 +1,23 @@
 //! Pulling queues: one pull under way for each, as RocketMQ's clients do it.
 
 use mq_broker::wire::codes::response;
-use mq_broker::wire::frame::{Encoding, Frame};
 use mq_store::codec::record::{MAGIC_V1, MAGIC_V2, MIN_LEN};
 
-use super::admin::{HEARTBEAT_NS, heartbeat};
+use super::admin::heartbeat;
 use super::cli::Common;
 use super::error::{Error, Result};
+use super::meter::Meter;
 use super::net::Link;
-use super::report::Tally;
-use super::request::{self, Answer, FIRST_OPAQUE, Template};
+use super::request::{self, FIRST_OPAQUE, Template};
 
 /// How long a broker may hold a pull, as push clients have it.
 const SUSPEND_MS: u64 = 15_000;
+/// How often a consumer has to say that it is there.
+const HEARTBEAT_NS: u64 = 30_000_000_000;
 
 /// A queue and where it is read.
 #[derive(Debug)]
 pub struct Queue {
-    id: u32,
     /// Next offset to be pulled.
     pub next: i64,
     /// When the pull under way went out.
@@ -25,79 +25,108 @@ pub struct Queue {
     template: Template,
 }
 
-impl Queue {
-    pub fn new(common: &Common, id: u32, next: i64, max: u32, hold: bool, e: Encoding) -> Queue {
-        let suspend = hold.then_some(SUSPEND_MS);
-        let template = Template::pull((&common.group, &common.topic), id, max, suspend, e);
-        Queue { id, next, since: None, template }
-    }
-
-    pub fn id(&self) -> u32 {
-        self.id
-    }
-
-    /// Writes a pull for what comes next.
-    pub fn pull(&mut self, out: &mut Vec<u8>, now: u64) {
-        self.since = Some(now);
-        self.template.put(FIRST_OPAQUE + self.id as i32, out).offset(self.next);
-    }
-}
-
-/// What a pull brought.
+/// The queues of a topic, spread over some connections.
 #[derive(Debug)]
-pub enum Pulled<'a> {
-    /// Records, and how long they took to come.
-    Records(Records<'a>, u64),
-    /// Nothing there, or not where it was looked for; the queue's next offset is right now.
-    Nothing,
-    /// An error, which the tally has.
-    Refused,
-    /// Not the answer to a pull.
-    Other,
+pub struct Puller {
+    pub links: Vec<Link>,
+    /// By queue id.
+    pub queues: Vec<Queue>,
+    heartbeat: Vec<u8>,
+    next_heartbeat: u64,
 }
 
-/// Takes in an answer for one of `queues`; the place of its queue comes with it. Among all
-/// queues of a topic those of a thread are every `stride`th.
-pub fn take<'a>(
-    queues: &mut [Queue],
-    stride: u32,
-    answer: Answer,
-    frame: &Frame<'a>,
-    now: u64,
-    tally: &mut Tally,
-) -> Result<(usize, Pulled<'a>)> {
-    if answer.opaque < FIRST_OPAQUE {
-        if answer.code != response::SUCCESS {
-            tally.fault(answer.code, frame);
-        }
-        return Ok((0, Pulled::Other));
+impl Puller {
+    /// Reads from `starts`; the broker may `hold` pulls that find nothing.
+    pub fn connect(common: &Common, addr: &str, starts: &[i64], hold: bool) -> Result<Puller> {
+        let links = (0..common.connections).map(|_| Link::connect(addr, 0));
+        let suspend = hold.then_some(SUSPEND_MS);
+        let queue = |(id, start): (u32, &i64)| Queue {
+            next: *start,
+            since: None,
+            template: Template::pull(common, id, suspend),
+        };
+        Ok(Puller {
+            links: links.collect::<Result<_>>()?,
+            queues: (0..).zip(starts).map(queue).collect(),
+            heartbeat: heartbeat(common),
+            next_heartbeat: 0,
+        })
     }
-    let stray = || Error::Stray(answer.opaque);
-    let id = (answer.opaque - FIRST_OPAQUE) as u32;
-    let place = (id / stride) as usize;
-    let queue = queues.get_mut(place).filter(|q| q.id == id).ok_or_else(stray)?;
-    let since = queue.since.take().ok_or_else(stray)?;
-    let pulled = match answer.code {
-        response::SUCCESS => {
-            let records = Records(frame.body);
-            queue.next = match records.clone().last() {
-                Some(record) => offset(record?) + 1,
-                None => return Err(Error::Records(frame.body.len())),
-            };
-            Pulled::Records(records, now.saturating_sub(since))
+
+    /// Writes a pull for what comes next in a queue; [`Puller::flush`] sends it.
+    pub fn pull(&mut self, id: usize, now: u64) {
+        let links = self.links.len();
+        let (queue, out) = (&mut self.queues[id], &mut self.links[id % links].out);
+        queue.since = Some(now);
+        queue.template.put(FIRST_OPAQUE + id as i32, out).offset(queue.next);
+    }
+
+    /// How many queues have a pull under way.
+    pub fn under_way(&self) -> usize {
+        self.queues.iter().filter(|q| q.since.is_some()).count()
+    }
+
+    /// Sends what waits, and a heartbeat when one is due.
+    pub fn flush(&mut self, now: u64) -> Result<()> {
+        let beat = now >= self.next_heartbeat;
+        if beat {
+            self.next_heartbeat = now + HEARTBEAT_NS;
         }
-        response::PULL_NOT_FOUND
-        | response::PULL_RETRY_IMMEDIATELY
-        | response::PULL_OFFSET_MOVED => {
-            queue.next = request::field(frame, "nextBeginOffset")?.unwrap_or(queue.next);
-            Pulled::Nothing
+        for link in &mut self.links {
+            if beat {
+                link.out.extend_from_slice(&self.heartbeat);
+            }
+            link.flush()?;
         }
-        code => {
-            tally.fault(code, frame);
-            Pulled::Refused
-        }
-    };
-    Ok((place, pulled))
+        Ok(())
+    }
+
+    /// Reads what has come on a link. Records go to `each`, with their queue and how long they
+    /// took; queues that are to be pulled again go to `again`. A queue whose pull is refused is
+    /// not: the meter has counted it, and asking again would bring the same.
+    pub fn take(
+        &mut self,
+        link: usize,
+        meter: &mut Meter<'_>,
+        again: &mut Vec<usize>,
+        mut each: impl FnMut(&mut Meter<'_>, usize, Records<'_>, u64) -> Result<()>,
+    ) -> Result<()> {
+        let now = meter.now();
+        let queues = &mut self.queues;
+        self.links[link].answers(|_, answer, frame| {
+            if answer.opaque < FIRST_OPAQUE {
+                if answer.code != response::SUCCESS {
+                    meter.fault(answer.code, frame);
+                }
+                return Ok(());
+            }
+            let stray = Error::Stray(answer.opaque);
+            let id = (answer.opaque - FIRST_OPAQUE) as usize;
+            let Some(queue) = queues.get_mut(id) else { return Err(stray) };
+            let Some(since) = queue.since.take() else { return Err(stray) };
+            match answer.code {
+                response::SUCCESS => {
+                    let records = Records(frame.body);
+                    queue.next = match records.clone().last() {
+                        Some(record) => offset(record?) + 1,
+                        None => return Err(Error::Records(0)),
+                    };
+                    each(meter, id, records, now.saturating_sub(since))?;
+                }
+                response::PULL_NOT_FOUND
+                | response::PULL_RETRY_IMMEDIATELY
+                | response::PULL_OFFSET_MOVED => {
+                    queue.next = request::field(frame, "nextBeginOffset")?.unwrap_or(queue.next);
+                }
+                code => {
+                    meter.fault(code, frame);
+                    return Ok(());
+                }
+            }
+            again.push(id);
+            Ok(())
+        })
+    }
 }
 
 /// The records of a pull's body, by their heads.
@@ -126,63 +155,23 @@ impl<'a> Iterator for Records<'a> {
 }
 
 /// The queue offset that a record's head tells.
-pub fn offset(record: &[u8]) -> i64 {
+fn offset(record: &[u8]) -> i64 {
     record[20..].first_chunk().map_or(0, |b| i64::from_be_bytes(*b))
-}
-
-/// Tells the broker, now and then, that the links are members of the group.
-#[derive(Debug)]
-pub struct Heartbeat {
-    frame: Vec<u8>,
-    due: u64,
-}
-
-impl Heartbeat {
-    pub fn new(common: &Common, run: u64) -> Heartbeat {
-        Heartbeat { frame: heartbeat(common, run), due: 0 }
-    }
-
-    pub fn beat(&mut self, links: &mut [Link], now: u64) -> Result<()> {
-        if now < self.due {
-            return Ok(());
-        }
-        self.due = now + HEARTBEAT_NS;
-        for link in links {
-            link.outbox.bytes.extend_from_slice(&self.frame);
-            link.flush()?;
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mq_store::codec::record::{self, Message, Placement};
-
-    fn record(queue_offset: u64) -> Vec<u8> {
-        let host = "127.0.0.1:1".parse().unwrap();
-        let message = Message {
-            topic: "T",
-            queue_id: 0,
-            flag: 0,
-            sys_flag: 0,
-            born_timestamp: 0,
-            born_host: host,
-            reconsume_times: 0,
-            prepared_transaction_offset: 0,
-            body: b"body",
-            properties: b"",
-        };
-        let place =
-            Placement { queue_offset, physical_offset: 0, store_timestamp: 0, store_host: host };
-        let mut buf = vec![0; record::encoded_len(&message, &host)];
-        record::encode(&message, &place, record::body_crc(b"body"), &mut buf);
-        buf
-    }
 
     #[test]
     fn records_one_by_one_and_damage_is_told() {
+        let record = |offset: i64| {
+            let mut record = vec![0; MIN_LEN];
+            record[..4].copy_from_slice(&(MIN_LEN as u32).to_be_bytes());
+            record[4..8].copy_from_slice(&MAGIC_V1.to_be_bytes());
+            record[20..28].copy_from_slice(&offset.to_be_bytes());
+            record
+        };
         let body = [record(7), record(8)].concat();
         let offsets: Vec<i64> = Records(&body).map(|r| offset(r.unwrap())).collect();
         assert_eq!(offsets, [7, 8]);

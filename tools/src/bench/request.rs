@@ -2,11 +2,13 @@
 //! in place: the tool must cost far less a message than the broker it measures.
 
 use std::borrow::Cow;
+use std::sync::OnceLock;
 
 use mq_broker::wire::codes::request;
 use mq_broker::wire::command::{self, Command, Outgoing};
 use mq_broker::wire::frame::{Encoding, Frame};
 
+use super::cli::Common;
 use super::error::Result;
 
 /// Opaques of measured requests have ten digits from here on, so that patching one changes no
@@ -21,10 +23,10 @@ const OFFSET_PLACE: i64 = 1_234_567_890_123_456_789;
 const OFFSET_DIGITS: usize = 19;
 
 /// An encoded request, with the places that change.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Template {
     bytes: Vec<u8>,
-    encoding: Encoding,
+    json: bool,
     opaque_at: usize,
     offset_at: Option<usize>,
     keys: Vec<usize>,
@@ -32,25 +34,22 @@ pub struct Template {
     body_len: usize,
 }
 
-/// What the messages of a send have in common.
+/// What the requests of a run have in common.
 #[derive(Clone, Copy, Debug)]
 pub struct Messages<'a> {
-    pub topic: &'a str,
-    pub group: &'a str,
     pub tag: Option<&'a str>,
-    /// Tells this run's unique keys from those of others.
-    pub run: u64,
-    pub wait: bool,
     pub size: usize,
     /// Messages in a request; one goes as a plain message.
     pub batch: usize,
+    pub one_way: bool,
 }
 
 impl Template {
     /// A send to a queue: code 310, or 320 for a batch.
-    pub fn send(m: &Messages, queue: u32, encoding: Encoding, one_way: bool) -> Template {
-        let mut properties = format!("UNIQ_KEY\x01{:016X}{KEY_PLACE}\x02", m.run);
-        properties += &format!("WAIT\x01{}\x02", m.wait);
+    pub fn send(common: &Common, m: Messages<'_>, queue: u32) -> Template {
+        let key = (run_number() as u32).wrapping_add(queue);
+        let mut properties = format!("UNIQ_KEY\x017F000001{key:08X}{KEY_PLACE}\x02");
+        properties += &format!("WAIT\x01{}\x02", common.wait_flush);
         let outer = properties.clone();
         if let Some(tag) = m.tag {
             properties += &format!("TAGS\x01{tag}\x02");
@@ -76,8 +75,8 @@ impl Template {
         }
         let code = if plain { request::SEND_MESSAGE_V2 } else { request::SEND_BATCH_MESSAGE };
         let command = Command::new(code)
-            .field("a", m.group.to_owned())
-            .field("b", m.topic.to_owned())
+            .field("a", common.group.clone())
+            .field("b", common.topic.clone())
             .field("c", "TBW102")
             .field("d", 4)
             .field("e", queue)
@@ -89,30 +88,24 @@ impl Template {
             .field("k", false)
             .field("m", !plain)
             .body(body);
-        Template::of(&command, bodies, m.size, encoding, one_way)
+        Template::of(&command, bodies, m.size, common.encoding(), m.one_way)
     }
 
     /// A pull from a queue that brings its subscription along.
-    pub fn pull(
-        (group, topic): (&str, &str),
-        queue: u32,
-        max: u32,
-        suspend_ms: Option<u64>,
-        encoding: Encoding,
-    ) -> Template {
+    pub fn pull(common: &Common, queue: u32, suspend_ms: Option<u64>) -> Template {
         let command = Command::new(request::PULL_MESSAGE)
-            .field("consumerGroup", group.to_owned())
-            .field("topic", topic.to_owned())
+            .field("consumerGroup", common.group.clone())
+            .field("topic", common.topic.clone())
             .field("queueId", queue)
             .field("queueOffset", OFFSET_PLACE)
-            .field("maxMsgNums", max)
+            .field("maxMsgNums", common.pull_batch)
             .field("sysFlag", if suspend_ms.is_some() { 6 } else { 4 })
             .field("commitOffset", 0)
             .field("suspendTimeoutMillis", suspend_ms.unwrap_or(0))
             .field("subscription", "*")
             .field("subVersion", 0)
             .field("expressionType", "TAG");
-        Template::of(&command, Vec::new(), 0, encoding, false)
+        Template::of(&command, Vec::new(), 0, common.encoding(), false)
     }
 
     fn of(
@@ -138,14 +131,9 @@ impl Template {
             keys: (0..bytes.len()).filter(|at| bytes[*at..].starts_with(key)).collect(),
             bodies: bodies.iter().map(|at| body_at + at).collect(),
             body_len,
-            encoding,
+            json: encoding == Encoding::Json,
             bytes,
         }
-    }
-
-    /// How many unique keys [`Request::keys`] fills in.
-    pub fn keys(&self) -> usize {
-        self.keys.len()
     }
 
     /// Appends the request to `out`, with its opaque.
@@ -154,11 +142,10 @@ impl Template {
         out.extend_from_slice(&self.bytes);
         let bytes = &mut out[start..];
         let opaque_at = self.opaque_at;
-        match self.encoding {
-            Encoding::Json => put_digits(&mut bytes[opaque_at..opaque_at + 10], opaque as u64),
-            Encoding::Binary => {
-                bytes[opaque_at..opaque_at + 4].copy_from_slice(&opaque.to_be_bytes());
-            }
+        if self.json {
+            put_digits(&mut bytes[opaque_at..opaque_at + 10], opaque as u64);
+        } else {
+            bytes[opaque_at..opaque_at + 4].copy_from_slice(&opaque.to_be_bytes());
         }
         Request { template: self, bytes }
     }
@@ -172,8 +159,9 @@ pub struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// Gives the messages unique keys from `first` on.
-    pub fn keys(&mut self, first: u64) {
+    /// Gives the messages unique keys, for the `n`th request.
+    pub fn keys(&mut self, n: u64) {
+        let first = n * self.template.keys.len() as u64;
         for (key, at) in (first..).zip(&self.template.keys) {
             let mut rest = key;
             for digit in self.bytes[*at..at + KEY_PLACE.len()].iter_mut().rev() {
@@ -210,7 +198,16 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|w| w == what)
 }
 
-pub fn epoch_ms() -> i64 {
+/// A number of this run's own.
+pub fn run_number() -> u64 {
+    static RUN: OnceLock<u64> = OnceLock::new();
+    *RUN.get_or_init(|| {
+        let mixed = epoch_ms() as u64 ^ u64::from(std::process::id()) << 42;
+        mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+    })
+}
+
+fn epoch_ms() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |d| d.as_millis() as i64)
 }
@@ -284,6 +281,8 @@ pub fn field(frame: &Frame<'_>, name: &str) -> Result<Option<i64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::{Cli, Verb};
+    use clap::Parser;
     use mq_broker::wire::frame::{FrameLimits, Parsed, parse};
 
     fn frame(bytes: &[u8]) -> Frame<'_> {
@@ -293,42 +292,43 @@ mod tests {
         }
     }
 
+    fn common(more: &[&str]) -> Common {
+        let line = ["mq-bench", "send", "--topic", "T", "--wait-flush", "false"];
+        match Cli::try_parse_from(line.iter().chain(more)).unwrap().verb {
+            Verb::Send(args) => args.common,
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn messages(batch: usize) -> Messages<'static> {
-        let (topic, group) = ("T", "G");
-        Messages { topic, group, tag: Some("t"), run: 0xAB, wait: false, size: 20, batch }
+        Messages { tag: Some("t"), size: 20, batch, one_way: batch > 1 }
     }
 
     #[test]
     fn a_patched_send_decodes_to_what_was_put_in() {
-        for encoding in [Encoding::Json, Encoding::Binary] {
-            let template = Template::send(&messages(1), 3, encoding, false);
+        for flags in [&[][..], &["--binary"]] {
+            let common = common(flags);
             let mut out = b"before".to_vec();
+            let template = Template::send(&common, messages(1), 3);
             let mut request = template.put(1_999_999_999, &mut out);
             request.keys(0x1F);
             request.bodies(|_, body| body[..8].copy_from_slice(&7u64.to_be_bytes()));
             let frame = frame(&out[6..]);
-            let head = command::decode(encoding, frame.header).unwrap();
-            assert_eq!(
-                (head.code, head.opaque, head.fields.get("e")),
-                (310, 1_999_999_999, Some("3"))
-            );
-            assert_eq!(
-                head.fields.get("i"),
-                Some(
-                    "UNIQ_KEY\x0100000000000000AB000000000000001F\x02WAIT\x01false\x02TAGS\x01t\x02"
-                )
-            );
+            let head = command::decode(common.encoding(), frame.header).unwrap();
+            assert_eq!((head.code, head.opaque), (310, 1_999_999_999));
+            assert_eq!((head.fields.get("b"), head.fields.get("e")), (Some("T"), Some("3")));
+            let properties = head.fields.get("i").unwrap();
+            assert!(properties.ends_with("0000001F\x02WAIT\x01false\x02TAGS\x01t\x02"));
             assert_eq!((frame.body.len(), &frame.body[..8]), (20, &[0, 0, 0, 0, 0, 0, 0, 7][..]));
         }
     }
 
     #[test]
     fn a_batch_gives_each_message_its_key_and_body() {
-        let template = Template::send(&messages(3), 0, Encoding::Json, true);
-        assert_eq!(template.keys(), 4);
+        let template = Template::send(&common(&[]), messages(3), 0);
         let mut out = Vec::new();
         let mut request = template.put(FIRST_OPAQUE, &mut out);
-        request.keys(8);
+        request.keys(2);
         request.bodies(|n, body| body[0] = n as u8);
         let frame = frame(&out);
         let head = command::decode(Encoding::Json, frame.header).unwrap();
@@ -346,7 +346,7 @@ mod tests {
 
     #[test]
     fn a_pull_gets_its_offset() {
-        let template = Template::pull(("G", "T"), 5, 32, Some(1000), Encoding::Json);
+        let template = Template::pull(&common(&[]), 5, Some(1000));
         let mut out = Vec::new();
         template.put(FIRST_OPAQUE + 5, &mut out).offset(77);
         let head = command::decode(Encoding::Json, frame(&out).header).unwrap();

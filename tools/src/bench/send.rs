@@ -1,6 +1,5 @@
 //! Sending as fast as the answers come.
 
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use mq_broker::wire::codes::response;
@@ -8,209 +7,152 @@ use mq_broker::wire::codes::response;
 use super::admin::{self, Target};
 use super::cli::SendArgs;
 use super::error::Result;
+use super::meter::Meter;
 use super::net::{Link, Poller};
-use super::report::{Live, Summary, Tally, Window, drive};
 use super::request::{FIRST_OPAQUE, Messages, Template};
 
 pub fn run(args: &SendArgs) -> Result<bool> {
     let common = &args.common;
     let Target { mut admin, queues } = admin::find(common, true)?;
-    let ends = if args.one_way { admin.ends(&common.topic, queues)? } else { Vec::new() };
-    let addr = admin.addr.clone();
-    let threads = args.threads.min(args.connections);
-    let duration = if args.count.is_some() { Duration::MAX } else { args.extent.duration };
-    let window = Window::start(args.extent.warmup, duration);
-    let live = Live::default();
-    let mut workers = Vec::new();
-    for thread in 0..threads {
-        let (all, nth) = (u64::from(threads), u64::from(thread));
-        let share = move |n: u64| n / all + u64::from(nth < n % all);
-        let (window, live, addr) = (&window, &live, &addr);
-        workers.push(move || {
-            let links = share(args.connections.into()) as usize;
-            let links: Result<_> =
-                (0..links).map(|_| Link::connect(addr, args.in_flight as usize)).collect();
-            let mut sender = Sender {
-                args,
-                window,
-                live,
-                links: links?,
-                templates: templates(args, queues, thread),
-                turn: thread as usize,
-                key: 0,
-                rest: args.count.map_or(u64::MAX, share),
-                tally: Tally::new(),
-            };
-            if args.one_way {
-                sender.one_way()?
-            } else {
-                sender.answered()?
-            }
-            Ok(sender.tally)
-        });
-    }
-    let (tally, costs) = drive(common, &window, &live, workers)?;
-    let seconds = tally.last.saturating_sub(window.from) as f64 / 1e9;
-    let sent = tally.messages;
-    let (count, flight) = (args.connections, args.in_flight);
-    let way = if args.one_way { "one way".into() } else { format!("× {flight} under way") };
-    let form = if common.binary { "binary" } else { "JSON" };
-    let settings = format!(
-        "{queues} queues  {count} connections {way}  {} B  batch {}  {form} headers",
-        args.size, args.batch
-    );
-    let mut summary =
-        Summary::new("send", common, &addr, seconds, (tally, costs)).settings(settings);
-    if args.one_way {
-        let now = admin.settled_ends(&common.topic, queues)?;
-        let stored = now.iter().zip(&ends).map(|(now, then)| now - then).sum::<i64>() as u64;
-        // The warm-up's messages were stored as well.
-        let missing = if args.extent.warmup.is_zero() { sent.saturating_sub(stored) } else { 0 };
-        summary = summary.count("stored", stored).count("missing", missing);
-    }
-    summary.print(common, &["missing"])
-}
-
-fn templates(args: &SendArgs, queues: u32, thread: u32) -> Vec<Template> {
+    let before = if args.one_way { admin.ends(&common.topic, queues)? } else { Vec::new() };
     let messages = Messages {
-        topic: &args.common.topic,
-        group: &args.common.group,
         tag: args.tag.as_deref(),
-        run: admin::run_number().wrapping_add(thread.into()),
-        wait: args.wait_flush,
         size: args.size as usize,
         batch: args.batch as usize,
+        one_way: args.one_way,
     };
-    let encoding = admin::encoding(&args.common);
-    (0..queues).map(|q| Template::send(&messages, q, encoding, args.one_way)).collect()
+    let links =
+        (0..common.connections).map(|_| Link::connect(&admin.addr, args.in_flight as usize));
+    let duration = if args.count.is_some() { Duration::MAX } else { args.duration };
+    let mut sender = Sender {
+        args,
+        links: links.collect::<Result<_>>()?,
+        templates: (0..queues).map(|q| Template::send(common, messages, q)).collect(),
+        turn: 0,
+        sent: 0,
+        meter: Meter::start(common, args.warmup, duration),
+    };
+    if args.one_way {
+        sender.one_way()?
+    } else {
+        sender.answered()?
+    }
+
+    let way =
+        if args.one_way { "one way".into() } else { format!("× {} under way", args.in_flight) };
+    let form = if common.binary { "binary" } else { "JSON" };
+    let settings = format!(
+        "{queues} queues  {} connections {way}  {} B  batch {}  {form} headers",
+        common.connections, args.size, args.batch
+    );
+    let mut counts = Vec::new();
+    if args.one_way {
+        let after = admin.settled_ends(&common.topic, queues)?;
+        let stored = after.iter().zip(&before).map(|(after, before)| after - before).sum::<i64>();
+        let stored = stored.max(0) as u64;
+        let missing = (sender.sent * u64::from(args.batch)).saturating_sub(stored);
+        counts = vec![("stored", stored, false), ("missing", missing, true)];
+    }
+    sender.meter.tell(["send", &admin.addr, &settings], &counts)
 }
 
-/// One thread's connections and what they send.
 struct Sender<'a> {
     args: &'a SendArgs,
-    window: &'a Window,
-    live: &'a Live,
     links: Vec<Link>,
-    /// One for each queue.
+    /// By queue id.
     templates: Vec<Template>,
+    /// Queue of the last request.
     turn: usize,
-    key: u64,
-    /// Messages still to be sent.
-    rest: u64,
-    tally: Tally,
+    /// Requests so far.
+    sent: u64,
+    meter: Meter<'a>,
 }
 
 impl Sender<'_> {
-    /// Keeps requests under way on every link until the window closes, then waits for them.
+    /// Keeps requests under way on every link until time or messages are used up, then waits
+    /// for the answers.
     fn answered(&mut self) -> Result<()> {
-        let (clock, batch) = (self.window.clock, u64::from(self.args.batch));
+        let batch = u64::from(self.args.batch);
+        let bytes = batch * u64::from(self.args.size);
         let mut poller = Poller::new(&self.links, self.args.common.timeout)?;
         for n in 0..self.links.len() {
-            for _ in 0..self.args.in_flight {
-                self.put(n, clock.ns());
-            }
-            self.links[n].flush()?;
+            self.fill(n, self.meter.now())?;
         }
         loop {
-            let waiting: usize = self.links.iter().map(|l| l.slots.waiting()).sum();
+            let waiting: usize = self.links.iter().map(|l| l.slots.under_way()).sum();
             if waiting == 0 {
                 return Ok(());
             }
-            for n in poller.wait(Duration::from_millis(500), waiting)? {
-                self.links[n].read()?;
-                let now = clock.ns();
-                let (mut good, mut bad) = (0, 0);
-                let link = &mut self.links[n];
-                while let Some(frame) = link.inbox.next()? {
-                    let Some(answer) = link.scanner.scan(&frame)? else { continue };
-                    let (_, sent) = link.slots.answered(answer.opaque)?;
+            for n in poller.wait(Duration::from_millis(100), waiting)? {
+                let meter = &mut self.meter;
+                let now = meter.now();
+                let counts = meter.counts_at(now);
+                self.links[n].answers(|slots, answer, frame| {
+                    let sent = slots.answered(answer.opaque)?;
                     if answer.code != response::SUCCESS {
-                        self.tally.fault(answer.code, &frame);
-                        bad += 1;
-                        continue;
+                        meter.fault(answer.code, frame);
+                    } else if counts {
+                        meter.count(batch, bytes, now);
+                        meter.latency.saturating_record(now.saturating_sub(sent));
                     }
-                    good += batch;
-                    if self.window.holds(now) {
-                        self.tally.latency.saturating_record(now - sent);
-                    }
-                }
-                self.count(good, bad, now);
-                for _ in 0..self.links[n].slots.free() {
-                    self.put(n, now);
-                }
-                self.links[n].flush()?;
+                    Ok(())
+                })?;
+                self.fill(n, now)?;
             }
+            self.meter.tick(self.meter.now());
         }
     }
 
     /// Sends as fast as the sockets take it.
     fn one_way(&mut self) -> Result<()> {
-        let clock = self.window.clock;
+        let batch = u64::from(self.args.batch);
+        let bytes = batch * u64::from(self.args.size);
         let mut poller = Poller::new(&self.links, self.args.common.timeout)?;
         loop {
-            let (now, mut busy, mut full) = (clock.ns(), false, 0);
+            let (now, before) = (self.meter.now(), self.sent);
             for n in 0..self.links.len() {
-                self.links[n].flush()?;
-                if !self.links[n].outbox.bytes.is_empty() {
-                    full += 1;
-                    continue;
-                }
-                for _ in 0..self.args.in_flight {
-                    if self.put(n, now) {
-                        busy = true;
-                        self.count(self.args.batch.into(), 0, now);
-                    }
-                }
+                self.fill(n, now)?;
             }
-            if !busy && full == 0 {
+            let new = self.sent - before;
+            if self.meter.counts_at(now) {
+                self.meter.count(new * batch, new * bytes, now);
+            }
+            self.meter.tick(now);
+            let full = self.links.iter().filter(|l| !l.out.is_empty()).count();
+            if new == 0 && full == 0 {
                 return Ok(());
             }
-            let most = Duration::from_millis(if busy { 0 } else { 500 });
+            let most = Duration::from_millis(if new > 0 { 0 } else { 100 });
             for n in poller.wait(most, full)? {
-                self.links[n].read()?;
-                // Nothing is expected, but broker may have something to say.
-                while self.links[n].inbox.next()?.is_some() {}
+                // None is expected, but that is how to see that the broker is still there.
+                self.links[n].answers(|_, _, _| Ok(()))?;
             }
         }
     }
 
-    fn count(&mut self, messages: u64, bad: u64, now: u64) {
-        let bytes = messages * u64::from(self.args.size);
-        if self.window.holds(now) {
-            self.tally.count(messages, bytes, now);
-        }
-        self.live.messages.fetch_add(messages, Relaxed);
-        self.live.bytes.fetch_add(bytes, Relaxed);
-        self.live.faults.fetch_add(bad, Relaxed);
-    }
-
-    /// Writes the next request to a link's outbox, if there is to be one.
-    fn put(&mut self, n: usize, now: u64) -> bool {
-        if now >= self.window.until || self.rest == 0 {
-            return false;
-        }
+    /// Sends on a link as many requests as may be.
+    fn fill(&mut self, n: usize, now: u64) -> Result<()> {
         let link = &mut self.links[n];
-        let opaque = if self.args.one_way {
-            FIRST_OPAQUE
-        } else {
-            match link.slots.take(now) {
-                Some(opaque) => opaque,
-                None => return false,
+        link.flush()?;
+        // What is one way waits for the socket, not for answers.
+        let room = if self.args.one_way && !link.out.is_empty() { 0 } else { self.args.in_flight };
+        for _ in 0..room {
+            let messages = self.sent * u64::from(self.args.batch);
+            if now >= self.meter.until || self.args.count.is_some_and(|count| messages >= count) {
+                break;
             }
-        };
-        self.turn = (self.turn + 1) % self.templates.len();
-        let template = &self.templates[self.turn];
-        let mut request = template.put(opaque, &mut link.outbox.bytes);
-        request.keys(self.key);
-        request.bodies(|n, body| {
-            if let Some(number) = body.first_chunk_mut::<8>() {
-                *number = (self.key + n as u64).to_be_bytes();
-            }
-        });
-        self.key += template.keys() as u64;
-        if now >= self.window.from {
-            self.rest = self.rest.saturating_sub(self.args.batch.into());
+            let opaque = if self.args.one_way { Some(FIRST_OPAQUE) } else { link.slots.take(now) };
+            let Some(opaque) = opaque else { break };
+            self.turn = (self.turn + 1) % self.templates.len();
+            let mut request = self.templates[self.turn].put(opaque, &mut link.out);
+            request.keys(self.sent);
+            request.bodies(|n, body| {
+                if let Some(number) = body.first_chunk_mut::<8>() {
+                    *number = (messages + n as u64).to_be_bytes();
+                }
+            });
+            self.sent += 1;
         }
-        true
+        link.flush()
     }
 }

@@ -3,49 +3,102 @@
 //! One send is under way for each queue, so the numbers of a queue have to come back in their
 //! order. A send whose answer is an error may have been stored or not; either is right.
 
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use mq_broker::wire::codes::response;
-use mq_store::codec::record::{self, Entry};
+use mq_store::codec::record::{self, Entry, Record};
 
 use super::admin::{self, Target};
 use super::cli::VerifyArgs;
 use super::error::Result;
+use super::meter::Meter;
 use super::net::{Link, Poller};
-use super::pull::{self, Heartbeat, Pulled, Queue};
-use super::report::{Live, Summary, Tally, Window, drive};
-use super::request::{self, Messages, Template};
+use super::pull::Puller;
+use super::request::{self, Messages, Template, run_number};
 
 pub fn run(args: &VerifyArgs) -> Result<bool> {
     let common = &args.common;
     let Target { mut admin, queues } = admin::find(common, true)?;
     let ends = admin.ends(&common.topic, queues)?;
-    let addr = admin.addr.clone();
-    let window = Window::start(Duration::ZERO, Duration::MAX);
-    let live = Live::default();
-    let mut found = Found::default();
-    let mut lost = 0;
-    let worker = || {
-        let mut check = Check::new(args, &window, &live, &addr, &ends)?;
-        check.run()?;
-        lost = check.lanes.iter().map(Lane::lost).sum();
-        found = check.found;
-        Ok(check.tally)
+    let mut puller = Puller::connect(common, &admin.addr, &ends, true)?;
+    let links = (0..common.connections).map(|_| Link::connect(&admin.addr, ends.len()));
+    let mut links = links.collect::<Result<Vec<_>>>()?;
+    let messages = Messages { tag: None, size: args.size as usize, batch: 1, one_way: false };
+    let lane = |(id, end): (u32, &i64)| Lane {
+        id: id.into(),
+        template: Template::send(common, messages, id),
+        total: args.count / u64::from(queues)
+            + u64::from(u64::from(id) < args.count % u64::from(queues)),
+        fates: Vec::new(),
+        last: None,
+        expected: *end,
     };
-    let (tally, costs) = drive(common, &window, &live, vec![worker])?;
-    let seconds = tally.last as f64 / 1e9;
-    let settings = format!("{queues} queues  {} messages  {} B", args.count, args.size);
-    let bad = ["lost", "duplicates", "outOfOrder", "damaged", "misplaced"];
-    Summary::new("verify", common, &addr, seconds, (tally, costs))
-        .settings(settings)
-        .count("lost", lost)
-        .count("duplicates", found.duplicates)
-        .count("outOfOrder", found.out_of_order)
-        .count("damaged", found.damaged)
-        .count("misplaced", found.misplaced)
-        .count("foreign", found.foreign)
-        .print(common, &bad)
+    let mut lanes: Vec<Lane> = (0..).zip(&ends).map(lane).collect();
+    let mut found = Found::default();
+    let mut poller = Poller::new(links.iter().chain(&puller.links), common.timeout)?;
+    let mut meter = Meter::start(common, Duration::ZERO, Duration::MAX);
+
+    let senders = links.len();
+    let mut heard = 0;
+    let (mut pull, mut send): (Vec<usize>, Vec<usize>) =
+        ((0..ends.len()).collect(), (0..ends.len()).collect());
+    while !lanes.iter().all(Lane::done) {
+        let now = meter.now();
+        for id in pull.drain(..) {
+            puller.pull(id, now);
+        }
+        for id in send.drain(..) {
+            lanes[id].send(&mut links[id % senders]);
+        }
+        puller.flush(now)?;
+        for link in &mut links {
+            link.flush()?;
+        }
+        meter.tick(now);
+        if now.saturating_sub(heard) > common.timeout.as_nanos() as u64 {
+            // What is still missing then is lost.
+            break;
+        }
+        let waiting = links.iter().map(|l| l.slots.under_way()).sum();
+        for n in poller.wait(Duration::from_millis(100), waiting)? {
+            if n < senders {
+                links[n].answers(|slots, answer, frame| {
+                    heard = now;
+                    let id = slots.answered(answer.opaque)? as usize;
+                    send.push(id);
+                    if answer.code != response::SUCCESS {
+                        meter.fault(answer.code, frame);
+                        return Ok(());
+                    }
+                    let offset = request::field(frame, "queueOffset")?;
+                    lanes[id].acked(offset.unwrap_or(-1), &mut found);
+                    Ok(())
+                })?;
+                continue;
+            }
+            puller.take(n - senders, &mut meter, &mut pull, |meter, id, records, _| {
+                heard = meter.now();
+                for bytes in records {
+                    let Entry::Record(record) = record::decode(bytes?)? else { continue };
+                    if lanes[id].take(&record, &mut found) {
+                        meter.count(1, record.body().len() as u64, heard);
+                    }
+                }
+                Ok(())
+            })?;
+        }
+    }
+    let lost = lanes.iter().map(Lane::lost).sum();
+    let settings = format!("{queues} queues  {} messages to send  {} B", args.count, args.size);
+    let counts = [
+        ("lost", lost, true),
+        ("duplicates", found.duplicates, true),
+        ("outOfOrder", found.out_of_order, true),
+        ("damaged", found.damaged, true),
+        ("misplaced", found.misplaced, true),
+        ("foreign", found.foreign, false),
+    ];
+    meter.tell(["verify", &admin.addr, &settings], &counts)
 }
 
 /// What was seen that should not be.
@@ -62,20 +115,21 @@ struct Found {
     foreign: u64,
 }
 
-/// What became of a message.
+/// What became of a message: the queue offset that its answer told, and that of its record.
 #[derive(Clone, Copy, Debug, Default)]
 struct Fate {
-    /// Queue offset of the answer.
     acked: Option<i64>,
-    /// Queue offset where it was found.
     seen: Option<i64>,
 }
 
 /// The messages of one queue.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Lane {
+    id: u64,
+    template: Template,
     /// How many are to be sent.
     total: u64,
+    /// Of those that were sent.
     fates: Vec<Fate>,
     /// Number of the last message that was seen.
     last: Option<u64>,
@@ -87,11 +141,52 @@ impl Lane {
     fn lost(&self) -> u64 {
         self.fates.iter().filter(|f| f.acked.is_some() && f.seen.is_none()).count() as u64
     }
+
     fn done(&self) -> bool {
         self.fates.len() as u64 == self.total && self.lost() == 0
     }
 
-    /// Takes note that message `number` stands at `offset`.
+    /// Sends the next message, if there is one.
+    fn send(&mut self, link: &mut Link) {
+        let number = self.fates.len() as u64;
+        if number == self.total {
+            return;
+        }
+        // There is a slot for every queue.
+        let Some(opaque) = link.slots.take(self.id) else { return };
+        self.fates.push(Fate::default());
+        let mut request = self.template.put(opaque, &mut link.out);
+        request.keys(self.id << 40 | number);
+        request.bodies(|_, body| write_body(body, [run_number(), self.id, number]));
+    }
+
+    /// The last message that was sent is stored.
+    fn acked(&mut self, offset: i64, found: &mut Found) {
+        if let Some(fate) = self.fates.last_mut() {
+            fate.acked = Some(offset);
+            // It may have been consumed before its answer came.
+            found.misplaced += u64::from(fate.seen.is_some_and(|seen| seen != offset));
+        }
+    }
+
+    /// Looks at a record of the queue. Whether it is a message of this run, and whole.
+    fn take(&mut self, record: &Record<'_>, found: &mut Found) -> bool {
+        let offset = record.queue_offset();
+        let here = offset == self.expected && i64::from(record.queue_id()) == self.id as i64;
+        found.misplaced += u64::from(!here);
+        self.expected = offset + 1;
+        match read_body(record.body()) {
+            Some([run, ..]) if run != run_number() => found.foreign += 1,
+            Some([_, id, number]) if id == self.id && record.check_body().is_ok() => {
+                self.see(number, offset, found);
+                return true;
+            }
+            _ => found.damaged += 1,
+        }
+        false
+    }
+
+    /// Message `number` stands at `offset`.
     fn see(&mut self, number: u64, offset: i64, found: &mut Found) {
         let Some(fate) = self.fates.get_mut(number as usize) else {
             found.damaged += 1;
@@ -105,196 +200,6 @@ impl Lane {
         found.misplaced += u64::from(fate.acked.is_some_and(|acked| acked != offset));
         found.out_of_order += u64::from(self.last.is_some_and(|last| last > number));
         self.last = self.last.max(Some(number));
-    }
-}
-
-struct Check<'a> {
-    args: &'a VerifyArgs,
-    window: &'a Window,
-    live: &'a Live,
-    /// The first half sends, the second pulls.
-    links: Vec<Link>,
-    templates: Vec<Template>,
-    queues: Vec<Queue>,
-    lanes: Vec<Lane>,
-    /// Queue and number of the send in each slot of each link.
-    under_way: Vec<Vec<(usize, u64)>>,
-    heartbeat: Heartbeat,
-    run: u64,
-    found: Found,
-    tally: Tally,
-}
-
-impl<'a> Check<'a> {
-    fn new(
-        args: &'a VerifyArgs,
-        window: &'a Window,
-        live: &'a Live,
-        addr: &str,
-        ends: &[i64],
-    ) -> Result<Check<'a>> {
-        let common = &args.common;
-        let (run, encoding) = (admin::run_number(), admin::encoding(common));
-        let messages = Messages {
-            topic: &common.topic,
-            group: &common.group,
-            tag: None,
-            run,
-            wait: true,
-            size: args.size as usize,
-            batch: 1,
-        };
-        let lanes = ends.len() as u64;
-        let ids = 0..ends.len() as u32;
-        let links: Result<Vec<_>> =
-            (0..2 * args.connections).map(|_| Link::connect(addr, ends.len())).collect();
-        let lane = |(n, end): (u64, &i64)| {
-            let total = args.count / lanes + u64::from(n < args.count % lanes);
-            Lane { total, expected: *end, ..Lane::default() }
-        };
-        Ok(Check {
-            args,
-            window,
-            live,
-            links: links?,
-            templates: ids
-                .clone()
-                .map(|id| Template::send(&messages, id, encoding, false))
-                .collect(),
-            queues: ids
-                .map(|id| Queue::new(common, id, ends[id as usize], 32, true, encoding))
-                .collect(),
-            lanes: (0..).zip(ends).map(lane).collect(),
-            under_way: vec![vec![(0, 0); ends.len()]; args.connections as usize],
-            heartbeat: Heartbeat::new(common, run),
-            run,
-            found: Found::default(),
-            tally: Tally::new(),
-        })
-    }
-
-    fn run(&mut self) -> Result<()> {
-        let clock = self.window.clock;
-        let senders = self.args.connections as usize;
-        let mut poller = Poller::new(&self.links, self.args.common.timeout)?;
-        self.heartbeat.beat(&mut self.links[senders..], clock.ns())?;
-        for at in 0..self.queues.len() {
-            self.pull(at, clock.ns());
-            self.send(at, clock.ns());
-        }
-        let mut heard = clock.ns();
-        while !self.lanes.iter().all(Lane::done) {
-            for link in &mut self.links {
-                link.flush()?;
-            }
-            let waiting = self.links.iter().map(|l| l.slots.waiting()).sum();
-            for n in poller.wait(Duration::from_millis(200), waiting)? {
-                self.links[n].read()?;
-                if n < senders {
-                    self.acks(n, clock.ns())?;
-                    heard = clock.ns();
-                } else {
-                    self.take(n, clock.ns(), &mut heard)?;
-                }
-            }
-            if clock.ns() - heard > self.args.common.timeout.as_nanos() as u64 {
-                // What is still missing then is lost.
-                return Ok(());
-            }
-            self.heartbeat.beat(&mut self.links[senders..], clock.ns())?;
-        }
-        Ok(())
-    }
-
-    /// Sends a queue's next message, if it has one.
-    fn send(&mut self, at: usize, now: u64) {
-        let (lane, n) = (&mut self.lanes[at], at % self.args.connections as usize);
-        let number = lane.fates.len() as u64;
-        let link = &mut self.links[n];
-        let Some(opaque) = (number < lane.total).then(|| link.slots.take(now)).flatten() else {
-            return;
-        };
-        let slot = link.slots.of(opaque);
-        self.under_way[n][slot] = (at, number);
-        lane.fates.push(Fate::default());
-        let mut request = self.templates[at].put(opaque, &mut link.outbox.bytes);
-        request.keys((at as u64) << 40 | number);
-        request.bodies(|_, body| write_body(body, [self.run, at as u64, number]));
-    }
-
-    fn acks(&mut self, n: usize, now: u64) -> Result<()> {
-        let mut again = Vec::new();
-        let link = &mut self.links[n];
-        while let Some(frame) = link.inbox.next()? {
-            let Some(answer) = link.scanner.scan(&frame)? else { continue };
-            let (slot, sent) = link.slots.answered(answer.opaque)?;
-            let (at, number) = self.under_way[n][slot];
-            again.push(at);
-            if answer.code != response::SUCCESS {
-                self.tally.fault(answer.code, &frame);
-                self.live.faults.fetch_add(1, Relaxed);
-                continue;
-            }
-            self.tally.ack.saturating_record(now - sent);
-            let offset = request::field(&frame, "queueOffset")?;
-            let fate = &mut self.lanes[at].fates[number as usize];
-            fate.acked = Some(offset.unwrap_or(-1));
-            // It may have been consumed before its answer came.
-            self.found.misplaced += u64::from(fate.seen.is_some() && fate.seen != fate.acked);
-        }
-        for at in again {
-            self.send(at, now);
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, n: usize, now: u64, heard: &mut u64) -> Result<()> {
-        let mut again = Vec::new();
-        let link = &mut self.links[n];
-        while let Some(frame) = link.inbox.next()? {
-            let Some(answer) = link.scanner.scan(&frame)? else { continue };
-            let (at, pulled) =
-                pull::take(&mut self.queues, 1, answer, &frame, now, &mut self.tally)?;
-            match pulled {
-                Pulled::Records(records, _) => {
-                    *heard = now;
-                    again.push(at);
-                    for bytes in records {
-                        let Entry::Record(record) = record::decode(bytes?)? else { continue };
-                        let (lane, found) = (&mut self.lanes[at], &mut self.found);
-                        let offset = record.queue_offset();
-                        let in_place = offset == lane.expected && record.queue_id() == at as i32;
-                        found.misplaced += u64::from(!in_place);
-                        lane.expected = offset + 1;
-                        let size = record.body().len() as u64;
-                        match read_body(record.body()) {
-                            Some([run, ..]) if run != self.run => found.foreign += 1,
-                            Some([_, queue, number])
-                                if queue == at as u64 && record.check_body().is_ok() =>
-                            {
-                                lane.see(number, offset, found);
-                                self.tally.count(1, size, now);
-                                self.live.messages.fetch_add(1, Relaxed);
-                                self.live.bytes.fetch_add(size, Relaxed);
-                            }
-                            _ => found.damaged += 1,
-                        }
-                    }
-                }
-                Pulled::Nothing => again.push(at),
-                Pulled::Refused | Pulled::Other => {}
-            }
-        }
-        for at in again {
-            self.pull(at, now);
-        }
-        Ok(())
-    }
-
-    fn pull(&mut self, at: usize, now: u64) {
-        let senders = self.args.connections as usize;
-        let link = &mut self.links[senders + at % senders];
-        self.queues[at].pull(&mut link.outbox.bytes, now);
     }
 }
 
@@ -351,9 +256,12 @@ mod tests {
         let mut found = Found::default();
         let acked = |at| Fate { acked: Some(at), seen: None };
         let mut lane = Lane {
+            id: 0,
+            template: Template::default(),
             total: 5,
             fates: vec![acked(10), acked(11), acked(12), Fate::default(), acked(14)],
-            ..Lane::default()
+            last: None,
+            expected: 10,
         };
         lane.see(0, 10, &mut found);
         lane.see(2, 11, &mut found);
