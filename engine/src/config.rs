@@ -23,6 +23,8 @@ pub struct StoreConfig {
     /// Whether keys are indexed (`messageIndexEnable`).
     pub index: bool,
     pub flush: FlushPolicy,
+    /// How long an acknowledgement waits for the disk under sync flush (`syncFlushTimeout`), 5 s.
+    pub sync_flush_timeout_ms: i64,
     /// The longest body in bytes (`maxMessageSize`), 4 MiB.
     pub max_body: usize,
     /// The address written into records; message ids are made of it.
@@ -46,6 +48,7 @@ impl StoreConfig {
             index_shape: Shape { slots: 5_000_000, items: 20_000_000 },
             index: true,
             flush: FlushPolicy::default(),
+            sync_flush_timeout_ms: 5_000,
             max_body: 4 << 20,
             store_host: SocketAddr::from((Ipv4Addr::LOCALHOST, 10911)),
             retention: Retention::default(),

@@ -24,6 +24,9 @@ pub enum Error {
     /// Reads go on. Opening the store again finds out what is there.
     #[error("the store takes no more messages since a sync failed ({0}); restart it")]
     Poisoned(String),
+    /// A message is in the store and was not on the disk in time (`syncFlushTimeout`).
+    #[error("the message is stored, but the disk took too long to confirm it")]
+    FlushTimeout,
     /// The store was closed.
     #[error("the store is closed")]
     Closed,

@@ -52,14 +52,24 @@ impl IndexFile {
             Shape::of_file_len(len)
         };
         let Some(shape) = shape else { return Ok(None) };
-        let table = MappedTable::open(fs, path)?;
+        Ok(IndexFile::over(MappedTable::open(fs, path)?, shape))
+    }
+
+    /// Opens a file to look at; `None` if its header cannot be true.
+    pub fn open_read(path: &Path) -> Result<Option<IndexFile>> {
+        let table = MappedTable::open_read(path)?;
+        let shape = table.read(Shape::of_file);
+        Ok(shape.and_then(|shape| IndexFile::over(table, shape)))
+    }
+
+    fn over(table: MappedTable, shape: Shape) -> Option<IndexFile> {
         let file = IndexFile { table, shape, allocated: Mutex::new(shape.item_at(1)) };
         let header = file.header();
         let sound = (1..=shape.items as i32).contains(&header.count)
             && header.begin_offset >= 0
             && header.begin_offset <= header.end_offset
             && header.begin_time <= header.end_time;
-        Ok(sound.then_some(file))
+        sound.then_some(file)
     }
 
     pub fn path(&self) -> &Path {
@@ -183,7 +193,10 @@ impl Index {
             let file = if complete { IndexFile::open(fs, &path, shape)? } else { None };
             let trusted = |f: &IndexFile| {
                 let h = f.header();
-                h.end_time <= trusted_time && h.end_offset.unsigned_abs() < log_end.max(1)
+                // Only full files were flushed before the checkpoint spoke of them.
+                (f.is_full() || trusted_time == i64::MAX)
+                    && h.end_time <= trusted_time
+                    && h.end_offset.unsigned_abs() < log_end.max(1)
             };
             match file {
                 Some(file) if trusted(&file) => files.push(Arc::new(file)),
@@ -202,10 +215,12 @@ impl Index {
         self.files.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Physical offset of the last record with keys that is in the index.
-    pub fn end_offset(&self) -> Option<u64> {
-        let header = self.files().last()?.header();
-        (header.count > 1).then_some(header.end_offset.unsigned_abs())
+    /// Physical offset of the last record with keys that is in the index, and whether the file
+    /// is full: then some of its keys may be missing.
+    pub fn end_offset(&self) -> Option<(u64, bool)> {
+        let last = self.files().last()?.clone();
+        let header = last.header();
+        (header.count > 1).then(|| (header.end_offset.unsigned_abs(), last.is_full()))
     }
 
     /// Adds the keys of a record. `on_full` is told of each file that is complete, flushed by
@@ -406,7 +421,7 @@ mod tests {
         index.follow_log(2000).unwrap();
         assert!(index.files()[0].header().end_offset >= 2000);
         let index = open(dir.path(), 30_000);
-        assert!(index.end_offset().unwrap() <= 3000);
+        assert!(index.end_offset().unwrap().0 <= 3000);
         std::fs::write(index.files()[0].path(), [0xff; 40 + 84 * 5]).unwrap();
         assert_eq!(open(dir.path(), i64::MAX).end_offset(), None);
         assert_eq!(list_index(dir.path()).unwrap(), [] as [PathBuf; 0]);

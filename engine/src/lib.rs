@@ -1,5 +1,6 @@
 //! A message store, byte-compatible with Apache RocketMQ's.
 
+pub mod broker;
 pub mod codec;
 pub mod config;
 pub mod dispatch;
@@ -12,5 +13,6 @@ pub mod recover;
 pub mod retain;
 pub mod segment;
 pub mod store;
+pub mod view;
 
 pub use error::{Error, Limit, Result};

@@ -22,7 +22,7 @@ use crate::os::lock::StoreLock;
 use crate::os::map::Slice;
 use crate::queue::consume_queue::ConsumeQueue;
 use crate::queue::table::{QueueTable, is_folder_name};
-use crate::recover::{self, RecoveryReport, unit_of};
+use crate::recover::{self, DeletedTopics, RecoveryReport, unit_of};
 use crate::retain::{Now, Retain};
 
 /// Queues are flushed this often, the checkpoint written that often, ms.
@@ -125,6 +125,7 @@ pub struct MessageStore {
     flush_queue: FlushQueue,
     retain: Retain,
     checkpoint: Mutex<Checkpoint>,
+    deleted: Mutex<DeletedTopics>,
     /// When the parts of upkeep are due, ms.
     due: Mutex<Due>,
     flushed_at: AtomicI64,
@@ -192,12 +193,14 @@ impl MessageStore {
         if discarded > 0 {
             report.notes.push(format!("{discarded} index files are made again from the log"));
         }
-        // The record there is in the index; it was the last one with keys.
-        let indexed = index
-            .end_offset()
-            .and_then(|at| Some(at + log.record_at(at)?.len() as u64))
-            .unwrap_or(0)
-            .max(log.min_offset());
+        // The record there was the last one with keys. What went on in the next file may be gone
+        // with that: then the record comes again.
+        let indexed = match index.end_offset() {
+            None => 0,
+            Some((at, true)) => at,
+            Some((at, false)) => at + log.record_at(at).map_or(0, |r| r.len() as u64),
+        };
+        let indexed = indexed.max(log.min_offset());
         let store = MessageStore {
             dispatcher: Dispatcher::new(log.end()),
             wake_upkeep_at: AtomicU64::new(log.end()),
@@ -207,6 +210,7 @@ impl MessageStore {
             flush_queue: FlushQueue::default(),
             retain: Retain::default(),
             checkpoint: Mutex::new(parts.checkpoint),
+            deleted: Mutex::new(recover::read_deleted(&root)),
             due: Mutex::new(Due { checkpoint: now + CHECKPOINT_MS, ..Due::default() }),
             flushed_at: AtomicI64::new(now),
             threads: Mutex::new(Vec::new()),
@@ -337,7 +341,10 @@ impl MessageStore {
     pub fn when_durable(&self, appended: &Appended, then: OnDurable) {
         match self.config.flush {
             FlushPolicy::Async { .. } => then(Ok(())),
-            FlushPolicy::Sync => self.flush_queue.when_durable(&self.log, appended.end, then),
+            FlushPolicy::Sync => {
+                let deadline = self.clock.now_ms() + self.config.sync_flush_timeout_ms;
+                self.flush_queue.when_durable(&self.log, appended.end, deadline, then);
+            }
         }
     }
 
@@ -579,6 +586,7 @@ impl MessageStore {
         }
         // What could not be dispatched for want of disk space.
         self.dispatch();
+        self.flush_queue.expire(now);
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         if now >= due.watch {
             due.watch = now + WATCH_DISK_MS;
@@ -670,6 +678,17 @@ impl MessageStore {
             queue.follow_log(log_min)?;
         }
         self.index.read().unwrap_or_else(PoisonError::into_inner).follow_log(log_min)
+    }
+
+    /// Removes a topic's queues. Its records stay in the log, and are not shown again when
+    /// the topic is made anew.
+    pub fn delete_topic(&self, topic: &str) -> Result<()> {
+        let (root, log_min) = (&self.config.root, self.log.min_offset());
+        let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
+        deleted.retain(|_, at| *at > log_min);
+        deleted.insert(topic.to_owned(), self.log.end());
+        recover::write_deleted(&self.fs, root, &deleted)?;
+        self.queues.remove_topic(topic)
     }
 
     fn wake(&self, name: &str) {

@@ -349,3 +349,24 @@ fn by_time() {
     assert_eq!(store.offset_by_time("T", 0, now + 1), store.max_offset("T", 0));
     assert_eq!(store.store_time("T", 0, 0), Some(now));
 }
+
+#[test]
+fn a_deleted_topic_stays_away_and_made_again_begins_anew() {
+    let (dir, store) = filled();
+    store.delete_topic("T").unwrap();
+    assert_eq!((store.max_offset("T", 0), store.queues().topics().len()), (0, 0));
+    let (killed, _) = open(copy_of(dir.path()).path());
+    assert_eq!(killed.max_offset("T", 0), 0, "recovery does not bring it back");
+    for _ in 0..3 {
+        append(&store, 1002);
+    }
+    let killed = copy_of(dir.path());
+    std::fs::remove_file(killed.path().join("config/deletedTopics.json")).unwrap();
+    let (again, _) = open(killed.path());
+    let killed = copy_of(killed.path());
+    std::fs::remove_dir_all(killed.path().join("consumequeue")).unwrap();
+    let (without_queues, _) = open(killed.path());
+    for store in [&store, &again, &without_queues] {
+        assert_eq!(numbers(store, "T", 0), [1002, 1002, 1002]);
+    }
+}

@@ -1,5 +1,9 @@
 //! Name server and broker for unmodified RocketMQ clients.
 
 pub mod conn;
+pub mod handle;
+pub mod hold;
+pub mod run;
 pub mod server;
+pub mod sessions;
 pub mod wire;

@@ -44,6 +44,44 @@ impl Shape {
         let slots = u32::try_from(body / pair).ok()?;
         Some(Shape { slots, items: slots.checked_mul(4)? })
     }
+
+    /// The shape of `file`: the defaults' proportions if they fit what stands in it, else the
+    /// first that does.
+    pub fn of_file(file: &[u8]) -> Option<Shape> {
+        let usual = Shape::of_file_len(file.len() as u64);
+        if usual.is_some_and(|shape| shape.fits(file)) {
+            return usual;
+        }
+        let body = file.len().checked_sub(HEADER_LEN)?;
+        (1..).take_while(|slots| slots * SLOT_LEN + ITEM_LEN <= body).find_map(|slots| {
+            let items = body - slots * SLOT_LEN;
+            let shape = Shape {
+                slots: u32::try_from(slots).ok()?,
+                items: u32::try_from(items / ITEM_LEN).ok()?,
+            };
+            (items.is_multiple_of(ITEM_LEN) && shape.fits(file)).then_some(shape)
+        })
+    }
+
+    /// Whether the newest item stands where this shape has it: with the offset that the header
+    /// says, and in its slot.
+    fn fits(&self, file: &[u8]) -> bool {
+        let Some(header) = Header::decode(file) else { return false };
+        let Some(newest) = u32::try_from(header.count).ok().and_then(|n| n.checked_sub(1)) else {
+            return false;
+        };
+        if newest == 0 {
+            return true;
+        }
+        let item = file.get(self.item_at(newest)..).and_then(Item::decode);
+        newest < self.items
+            && item.is_some_and(|item| {
+                let slot = self.slot_at(item.hash as u32 % self.slots);
+                item.hash >= 0
+                    && item.offset == header.end_offset
+                    && be::i32(file, slot) == header.count - 1
+            })
+    }
 }
 
 /// The header.
@@ -135,6 +173,23 @@ mod tests {
         assert_eq!(Shape::of_file_len(420_000_040), Some(default));
         assert_eq!(Shape::of_file_len(40), None);
         assert_eq!(Shape::of_file_len(41), None);
+    }
+
+    #[test]
+    fn shapes_told_by_the_content() {
+        let shape = Shape { slots: 7, items: 9 };
+        let mut file = vec![0; shape.file_len()];
+        assert_eq!(Shape::of_file(&file), None);
+        let header = Header { count: 3, end_offset: 500, ..Header::default() };
+        file[..HEADER_LEN].copy_from_slice(&header.encode());
+        assert_eq!(Shape::of_file(&file), None);
+        let item = Item { hash: 12, offset: 500, seconds: 0, previous: 0 };
+        let at = shape.item_at(2);
+        file[at..at + ITEM_LEN].copy_from_slice(&item.encode());
+        let at = shape.slot_at(12 % 7);
+        file[at..at + SLOT_LEN].copy_from_slice(&2i32.to_be_bytes());
+        assert_eq!(Shape::of_file(&file), Some(shape));
+        assert_eq!(Shape::of_file(&file[..30]), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod ids;
 pub mod index;
+pub mod lenient_json;
 pub mod properties;
 pub mod queue_unit;
 pub mod record;

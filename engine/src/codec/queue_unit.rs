@@ -58,6 +58,39 @@ impl Unit {
     }
 }
 
+/// Bytes of a unit of a batch queue (5.x).
+pub const BATCH_UNIT_LEN: usize = 46;
+
+/// A unit of a batch queue: one record that holds several messages, and so takes several queue
+/// offsets. Units have no place by arithmetic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchUnit {
+    pub unit: Unit,
+    /// Store time of the record, ms.
+    pub store_timestamp: i64,
+    /// Queue offset of the first message, and the number of messages.
+    pub base: u64,
+    pub count: u16,
+}
+
+impl BatchUnit {
+    /// Reads a unit; `None` for a place that was never written or fewer than 46 bytes.
+    pub fn decode(bytes: &[u8]) -> Option<BatchUnit> {
+        let unit = Unit::decode(bytes).filter(|_| bytes.len() >= BATCH_UNIT_LEN)?;
+        Some(BatchUnit {
+            unit,
+            store_timestamp: be::i64(bytes, UNIT_LEN),
+            base: u64::try_from(be::i64(bytes, UNIT_LEN + 8)).ok()?,
+            count: u16::try_from(be::i16(bytes, UNIT_LEN + 16)).ok()?,
+        })
+    }
+
+    /// Queue offset behind the last message.
+    pub fn end(&self) -> u64 {
+        self.base.saturating_add(u64::from(self.count))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,6 +102,18 @@ mod tests {
         assert_eq!(Unit::decode(&[1; 19]), None);
         assert_eq!(Unit::decode(&[0xff; 20]), None);
         assert!(Unit::decode(&Unit::FILLER.encode()).unwrap().is_filler());
+        assert_eq!(BatchUnit::decode(&[1; 45]), None);
+    }
+
+    #[test]
+    fn batch_units() {
+        let unit = Unit { offset: 9904, size: 723, tags_code: 0 };
+        let mut bytes = unit.encode().to_vec();
+        bytes.extend(1_795_470_956_580i64.to_be_bytes());
+        bytes.extend(7i64.to_be_bytes());
+        bytes.extend([0, 3, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+        let batch = BatchUnit::decode(&bytes).unwrap();
+        assert_eq!((batch.unit, batch.base, batch.end()), (unit, 7, 10));
     }
 
     quickcheck! {

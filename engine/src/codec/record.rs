@@ -322,8 +322,9 @@ impl<'a> Record<'a> {
         be::i64(self.bytes, self.store_time_at())
     }
     pub fn store_host(&self) -> SocketAddr {
-        let v6 = self.sys_flag() & sys_flag::STORE_HOST_V6 != 0;
-        self.host(self.store_time_at() + 8, if v6 { 20 } else { 8 })
+        // Not asked of the sysFlag again: another process may be writing it.
+        let at = self.store_time_at() + 8;
+        self.host(at, self.body_at - 16 - at)
     }
     pub fn reconsume_times(&self) -> i32 {
         be::i32(self.bytes, self.body_at - 16)

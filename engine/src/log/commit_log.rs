@@ -248,12 +248,7 @@ impl CommitLog {
     /// The record that begins at `physical_offset`, with its bytes mapped for as long as they
     /// are held. `None` where no record begins.
     pub fn record_at(&self, physical_offset: u64) -> Option<Slice> {
-        let segment = self.chain.find(physical_offset)?;
-        let size = match self.decode_in(&segment, physical_offset)? {
-            Entry::Record(r) if r.check_place(physical_offset).is_ok() => r.size(),
-            _ => return None,
-        };
-        segment.slice(physical_offset, size)
+        record_at(&self.chain, physical_offset)
     }
 
     fn decode_in<'s>(&self, segment: &'s Segment, at: u64) -> Option<Entry<'s>> {
@@ -277,6 +272,16 @@ impl CommitLog {
             _ => None,
         }
     }
+}
+
+/// The record that begins at `physical_offset` of a log made of `chain`.
+pub fn record_at(chain: &Chain, physical_offset: u64) -> Option<Slice> {
+    let segment = chain.find(physical_offset)?;
+    let size = match record::decode(segment.tail(physical_offset)) {
+        Ok(Entry::Record(r)) if r.check_place(physical_offset).is_ok() => r.size(),
+        _ => return None,
+    };
+    segment.slice(physical_offset, size)
 }
 
 fn is_dispatched(sys_flag: i32) -> bool {

@@ -23,14 +23,21 @@ impl Default for FlushPolicy {
     }
 }
 
-/// Called once: with `Ok` when the bytes are on the disk, or with why they never will be.
+/// Called once: with `Ok` when the bytes are on the disk, with [`Error::FlushTimeout`] if that
+/// takes too long, or with why they never will be.
 pub type OnDurable = Box<dyn FnOnce(Result<()>) + Send>;
+
+struct Waiting {
+    end: u64,
+    deadline_ms: i64,
+    then: OnDurable,
+}
 
 /// Those who wait for a position to be flushed. One flush serves all that came before it;
 /// while it runs the next group gathers.
 #[derive(Default)]
 pub struct FlushQueue {
-    waiting: Mutex<Vec<(u64, OnDurable)>>,
+    waiting: Mutex<Vec<Waiting>>,
     came: Condvar,
 }
 
@@ -41,16 +48,16 @@ impl std::fmt::Debug for FlushQueue {
 }
 
 impl FlushQueue {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(u64, OnDurable)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Calls `then` when `log` is flushed up to `end`; at once, if it is.
-    pub fn when_durable(&self, log: &CommitLog, end: u64, then: OnDurable) {
+    pub fn when_durable(&self, log: &CommitLog, end: u64, deadline_ms: i64, then: OnDurable) {
         if log.flushed() >= end {
             return then(Ok(()));
         }
-        self.lock().push((end, then));
+        self.lock().push(Waiting { end, deadline_ms, then });
         self.came.notify_one();
         // The flush in between, or the failure, may have missed us.
         if log.flushed() >= end || log.poison().is_some() {
@@ -60,28 +67,27 @@ impl FlushQueue {
 
     /// Answers everyone below the flushed position, and everyone if the log is poisoned.
     pub fn complete(&self, log: &CommitLog) {
-        let mut done = Vec::new();
-        {
-            let flushed = log.flushed();
-            let poisoned = log.poison().is_some();
-            let mut waiting = self.lock();
-            let mut kept = Vec::with_capacity(waiting.len());
-            for (end, then) in waiting.drain(..) {
-                if end <= flushed || poisoned {
-                    done.push((end <= flushed, then));
-                } else {
-                    kept.push((end, then));
-                }
-            }
-            *waiting = kept;
-        }
-        for (durable, then) in done {
-            then(if durable {
-                Ok(())
-            } else {
-                Err(Error::Poisoned(log.poison().unwrap_or_default().to_owned()))
+        let (flushed, poison) = (log.flushed(), log.poison());
+        for w in self.take(|w| w.end <= flushed || poison.is_some()) {
+            (w.then)(match poison {
+                Some(reason) if w.end > flushed => Err(Error::Poisoned(reason.to_owned())),
+                _ => Ok(()),
             });
         }
+    }
+
+    /// Tells those whose time is over.
+    pub fn expire(&self, now_ms: i64) {
+        for w in self.take(|w| w.deadline_ms <= now_ms) {
+            (w.then)(Err(Error::FlushTimeout));
+        }
+    }
+
+    fn take(&self, is_done: impl Fn(&Waiting) -> bool) -> Vec<Waiting> {
+        let mut waiting = self.lock();
+        let (done, kept) = std::mem::take(&mut *waiting).into_iter().partition(is_done);
+        *waiting = kept;
+        done
     }
 
     /// Blocks until somebody waits or `timeout` is over.

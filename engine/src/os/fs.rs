@@ -43,6 +43,16 @@ pub trait Watch: Send + Sync {
     fn after(&self, call: &Call, path: &Path);
 }
 
+/// Refuses every call.
+struct ReadOnly;
+
+impl Watch for ReadOnly {
+    fn before(&self, _: &Call, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn after(&self, _: &Call, _: &Path) {}
+}
+
 /// The file system.
 #[derive(Clone, Default)]
 pub struct Fs {
@@ -59,6 +69,11 @@ impl Fs {
     /// The file system with every changing call shown to `watch`.
     pub fn watched(watch: Arc<dyn Watch>) -> Fs {
         Fs { watch: Some(watch) }
+    }
+
+    /// The file system with every changing call refused.
+    pub fn read_only() -> Fs {
+        Fs::watched(Arc::new(ReadOnly))
     }
 
     pub(super) fn call<T>(

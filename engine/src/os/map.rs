@@ -7,6 +7,8 @@
 //! The file is mapped whole, once, and never gets shorter while it is mapped; disk space is
 //! allocated before the writer gets to it. So no access can fault but for a disk that fails to
 //! read, and what another process does to the file: the store's lock keeps other writers away.
+//! Who looks at a store without the lock (the tools) may see bytes change under a broker that
+//! writes; nothing that decodes relies on reading the same twice.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -54,9 +56,14 @@ impl MappedFile {
 
     /// Opens a file for reading only, all of it.
     pub fn open_read(path: &Path) -> Result<MappedFile> {
+        MappedFile::open_read_first(path, usize::MAX)
+    }
+
+    /// Opens the first `max` bytes of a file for reading only.
+    pub fn open_read_first(path: &Path, max: usize) -> Result<MappedFile> {
         let file = File::open(path).map_err(Error::io("open", path))?;
-        let len = file_len(&file, path)?;
-        MappedFile::map(&Fs::default(), path, file, len, len, false)
+        let len = file_len(&file, path)?.min(max);
+        MappedFile::map(&Fs::read_only(), path, file, len, len, false)
     }
 
     fn map(
@@ -330,6 +337,19 @@ impl MappedTable {
         #[expect(unsafe_code, reason = "mapping a file; see SAFETY")]
         let map = unsafe { MmapMut::map_mut(&file) }.map_err(Error::io("map", path))?;
         Ok(MappedTable { map: RwLock::new(map), file, path: path.to_owned(), fs: fs.clone() })
+    }
+
+    /// Opens a file to look at: what is written stays in this process.
+    pub fn open_read(path: &Path) -> Result<MappedTable> {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let mut options = MmapOptions::new();
+        // SAFETY: the mapping is private, and nothing here writes to it. A broker that has the
+        // store open may change the file's pages; bytes are looked at as they are and believed
+        // only as far as they make sense.
+        #[expect(unsafe_code, reason = "mapping a file; see SAFETY")]
+        let map = unsafe { options.no_reserve_swap().map_copy(&file) };
+        let map = RwLock::new(map.map_err(Error::io("map", path))?);
+        Ok(MappedTable { map, file, path: path.to_owned(), fs: Fs::read_only() })
     }
 
     pub fn path(&self) -> &Path {

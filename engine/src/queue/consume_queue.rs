@@ -76,6 +76,28 @@ impl ConsumeQueue {
         })
     }
 
+    /// A queue to look at, of files that were opened for reading.
+    pub fn over(
+        dir: &Path,
+        topic: Arc<str>,
+        id: i32,
+        file_len: usize,
+        files: Vec<Segment>,
+    ) -> ConsumeQueue {
+        let used = |s: &Segment| s.base + used_bytes(s.tail(s.base)) as u64;
+        let max = files.last().map_or(0, |s| used(s) / UNIT);
+        ConsumeQueue {
+            topic,
+            id,
+            min: AtomicU64::new(files.first().map_or(0, |s| s.base / UNIT)),
+            chain: Chain::new(&Fs::read_only(), dir, file_len, files),
+            writer: Mutex::new(None),
+            next: AtomicU64::new(max),
+            max: AtomicU64::new(max),
+            flushed: AtomicU64::new(max),
+        }
+    }
+
     pub fn topic(&self) -> &Arc<str> {
         &self.topic
     }
@@ -160,8 +182,10 @@ impl ConsumeQueue {
                 offset = self.chain.find_after(at).map_or(max, |s| s.base / UNIT);
                 continue;
             };
-            let end = max.min(segment.limit() / UNIT);
-            for bytes in segment.tail(at).chunks_exact(UNIT_LEN).take((end - offset) as usize) {
+            let (from_here, end) = (offset, max.min(segment.limit() / UNIT));
+            for bytes in
+                segment.tail(at).chunks_exact(UNIT_LEN).take(end.saturating_sub(offset) as usize)
+            {
                 if let Some(unit) = Unit::decode(bytes).filter(|u| !u.is_filler())
                     && !visit(offset, unit)
                 {
@@ -169,7 +193,8 @@ impl ConsumeQueue {
                 }
                 offset += 1;
             }
-            offset = end;
+            // A file whose length was damaged may end within a unit.
+            offset = end.max(from_here + 1);
         }
         offset
     }
@@ -206,11 +231,17 @@ impl ConsumeQueue {
     }
 
     /// Moves the minimum to the first unit whose record the log, which begins at
-    /// `log_min`, still has; and removes files that hold only older ones.
-    pub fn follow_log(&self, log_min: u64) -> Result<()> {
-        let in_file = (self.chain.file_len() / UNIT_LEN) as u64;
+    /// `log_min`, still has.
+    pub fn raise_min(&self, log_min: u64) -> u64 {
         let min = self.partition(|unit| unit.offset >= log_min);
         self.min.fetch_max(min, Ordering::AcqRel);
+        min
+    }
+
+    /// [`ConsumeQueue::raise_min`], and removes files that hold only older units.
+    pub fn follow_log(&self, log_min: u64) -> Result<()> {
+        let in_file = (self.chain.file_len() / UNIT_LEN) as u64;
+        let min = self.raise_min(log_min);
         while self.chain.first().is_some_and(|s| s.base / UNIT + in_file <= min) {
             if self.chain.drop_first()?.is_none() {
                 break;

@@ -127,7 +127,7 @@ impl QueueTable {
 }
 
 /// Names and paths of the folders in `dir`; none if it is not there.
-fn folders(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
+pub(crate) fn folders(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
     let entries = match std::fs::read_dir(dir) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(Error::io("list", dir))?,

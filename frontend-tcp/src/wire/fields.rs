@@ -102,7 +102,7 @@ macro_rules! header {
         <Option<$ty>>::read($value, $key)?.unwrap_or($default)
     };
 }
-#[allow(unused_imports)]
+
 pub(crate) use header;
 
 #[cfg(test)]

@@ -1,0 +1,100 @@
+//! Queue locks of orderly consumption: a queue belongs to one client of a group at a time.
+//! They are in memory only: after a restart clients lock again.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+/// A lock that is not renewed for so long is free (`rebalanceLockMaxLiveTime`), ms.
+const MAX_LIVE_MS: i64 = 60_000;
+
+/// A queue as clients name it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MessageQueue {
+    pub broker_name: String,
+    pub queue_id: i32,
+    pub topic: String,
+}
+
+#[derive(Debug)]
+struct Held {
+    client: String,
+    renewed_ms: i64,
+}
+
+/// All queue locks of a broker.
+#[derive(Debug, Default)]
+pub struct QueueLocks {
+    groups: Mutex<HashMap<String, HashMap<MessageQueue, Held>>>,
+}
+
+impl QueueLocks {
+    /// Takes or renews locks; gives back those that the client holds now.
+    pub fn lock(
+        &self,
+        group: &str,
+        client: &str,
+        queues: Vec<MessageQueue>,
+        now_ms: i64,
+    ) -> Vec<MessageQueue> {
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = groups.entry(group.to_owned()).or_default();
+        let mut granted = Vec::new();
+        for queue in queues {
+            let is_free = held
+                .get(&queue)
+                .is_none_or(|h| h.client == client || now_ms - h.renewed_ms > MAX_LIVE_MS);
+            if is_free {
+                let client = client.to_owned();
+                held.insert(queue.clone(), Held { client, renewed_ms: now_ms });
+                granted.push(queue);
+            }
+        }
+        granted
+    }
+
+    /// Lets go of locks that the client holds; others stay.
+    pub fn unlock(&self, group: &str, client: &str, queues: &[MessageQueue]) {
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(held) = groups.get_mut(group) else { return };
+        for queue in queues {
+            if held.get(queue).is_some_and(|h| h.client == client) {
+                held.remove(queue);
+            }
+        }
+        if held.is_empty() {
+            groups.remove(group);
+        }
+    }
+
+    /// Background step: forgets locks that were not renewed.
+    pub fn expire_step(&self, now_ms: i64) {
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        groups.retain(|_, held| {
+            held.retain(|_, h| now_ms - h.renewed_ms <= MAX_LIVE_MS);
+            !held.is_empty()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_client_at_a_time() {
+        let locks = QueueLocks::default();
+        let queue = |n| MessageQueue { topic: "T".into(), broker_name: "b".into(), queue_id: n };
+        let lock = |client: &str, at| locks.lock("G", client, vec![queue(0), queue(1)], at).len();
+        assert_eq!((lock("a", 0), lock("b", 1), lock("a", 50_000)), (2, 0, 2));
+        locks.unlock("G", "b", &[queue(0)]);
+        assert_eq!(lock("b", 50_001), 0, "who does not hold a lock cannot free it");
+        locks.unlock("G", "a", &[queue(0)]);
+        assert_eq!(lock("b", 60_000), 1);
+        assert_eq!(lock("b", 110_001), 2, "not renewed for a minute");
+        locks.expire_step(200_000);
+        assert_eq!(lock("c", 200_000), 2);
+    }
+}

@@ -1,0 +1,306 @@
+//! What a RocketMQ broker means, without sockets: topics, groups, offsets, permissions, filters,
+//! retry, delay. Rules only; each concern owns its file under `config/`.
+
+pub mod admin;
+pub mod consume;
+pub mod delay;
+pub mod filter;
+pub mod groups;
+pub mod locks;
+pub mod names;
+pub mod offsets;
+pub mod persist;
+pub mod send;
+pub mod topics;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::{JoinHandle, Thread};
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::recover::SCHEDULE_TOPIC;
+use crate::store::{MessageStore, OnArrival};
+use delay::Delay;
+use groups::{GroupConfig, Groups};
+use locks::QueueLocks;
+use offsets::Offsets;
+use topics::{TopicConfig, Topics, perm};
+
+/// Settings of a broker. Defaults are RocketMQ's.
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    /// `brokerName`
+    pub name: String,
+    /// `brokerClusterName`
+    pub cluster: String,
+    /// Topics are made when first sent to (`autoCreateTopicEnable`).
+    pub auto_create_topic: bool,
+    /// Groups are made when first seen (`autoCreateSubscriptionGroup`).
+    pub auto_create_group: bool,
+    /// Queues of a topic that is auto-created, at most (`defaultTopicQueueNums`).
+    pub default_topic_queues: i32,
+    /// Bits of [`topics::perm`] (`brokerPermission`).
+    pub permission: i32,
+    /// How often offsets are saved (`flushConsumerOffsetInterval`), ms.
+    pub save_offsets_ms: i64,
+    /// How often the progress of delays is saved (`flushDelayOffsetInterval`), ms.
+    pub save_delays_ms: i64,
+    /// Bytes of the machine's memory: what is no further than 40 % of it behind the log's end
+    /// counts as in memory.
+    pub memory: u64,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> BrokerConfig {
+        BrokerConfig {
+            name: "broker-a".into(),
+            cluster: "DefaultCluster".into(),
+            auto_create_topic: true,
+            auto_create_group: true,
+            default_topic_queues: 8,
+            permission: perm::READ | perm::WRITE,
+            save_offsets_ms: 5_000,
+            save_delays_ms: 10_000,
+            memory: machine_memory(),
+        }
+    }
+}
+
+fn machine_memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text.lines().find_map(|l| l.strip_prefix("MemTotal:")?.split_whitespace().next());
+    kib.and_then(|kib| kib.parse::<u64>().ok()).map_or(8 << 30, |kib| kib * 1024)
+}
+
+/// Why a broker does not do what it is asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    #[error(
+        "topic[{0}] not exist, apply first please! (mqadmin updateTopic makes it, or autoCreateTopicEnable=true)"
+    )]
+    NoTopic(String),
+    #[error(
+        "subscription group [{0}] does not exist (mqadmin updateSubGroup makes it, or autoCreateSubscriptionGroup=true)"
+    )]
+    NoGroup(String),
+    #[error("{0}")]
+    NoPermission(String),
+    /// A name, queue or number that cannot be.
+    #[error("{0}")]
+    Invalid(String),
+    /// A message that breaks a rule.
+    #[error("{0}")]
+    Illegal(String),
+    /// Something that was asked for is not there, or cannot be done.
+    #[error("{0}")]
+    Failed(String),
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+/// A broker on a store. All methods take `&self` and may be called from any thread.
+pub struct Broker {
+    store: Arc<MessageStore>,
+    config: BrokerConfig,
+    topics: Topics,
+    groups: Groups,
+    offsets: Offsets,
+    locks: QueueLocks,
+    delay: Delay,
+    /// When offsets and delays are saved next, ms.
+    due: Mutex<(i64, i64)>,
+    on_topics_changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    stopping: AtomicBool,
+}
+
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Broker({} on {:?})", self.config.name, self.store)
+    }
+}
+
+impl Broker {
+    /// A broker on an open store. What is wrong with its config files is told in notes; it
+    /// never keeps the broker from starting. `on_arrival` is told of every message.
+    pub fn open(
+        store: Arc<MessageStore>,
+        config: BrokerConfig,
+        on_arrival: OnArrival,
+    ) -> (Arc<Broker>, Vec<String>) {
+        let (fs, root) = (store.fs().clone(), store.config().root.clone());
+        let mut notes = Vec::new();
+        let broker = Arc::new(Broker {
+            topics: Topics::open(&fs, &root, &mut notes),
+            groups: Groups::open(&fs, &root, &mut notes),
+            offsets: Offsets::open(&fs, &root, &mut notes),
+            delay: Delay::open(&fs, &root, &mut notes),
+            locks: QueueLocks::default(),
+            due: Mutex::new((0, 0)),
+            on_topics_changed: OnceLock::new(),
+            threads: Mutex::new(Vec::new()),
+            stopping: AtomicBool::new(false),
+            store,
+            config,
+        });
+        broker.make_system_topics();
+        broker.make_lost_topics(&mut notes);
+        let weak = Arc::downgrade(&broker);
+        broker.store.on_arrival(Box::new(move |arrival| {
+            if arrival.topic == SCHEDULE_TOPIC
+                && let Some(broker) = weak.upgrade()
+            {
+                broker.delay.came(arrival.tags_code);
+            }
+            on_arrival(arrival);
+        }));
+        (broker, notes)
+    }
+
+    pub fn store(&self) -> &Arc<MessageStore> {
+        &self.store
+    }
+    pub fn config(&self) -> &BrokerConfig {
+        &self.config
+    }
+    pub fn topics(&self) -> &Topics {
+        &self.topics
+    }
+    pub fn groups(&self) -> &Groups {
+        &self.groups
+    }
+    pub fn offsets(&self) -> &Offsets {
+        &self.offsets
+    }
+    pub fn locks(&self) -> &QueueLocks {
+        &self.locks
+    }
+    /// ms since 1970.
+    pub fn now_ms(&self) -> i64 {
+        self.store.clock().now_ms()
+    }
+
+    /// Has `changed` called whenever a topic came, went or changed. Only the first call counts.
+    pub fn on_topics_changed(&self, changed: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.on_topics_changed.set(changed);
+    }
+
+    fn put_topic(&self, config: TopicConfig) {
+        if self.topics.put(config, self.now_ms())
+            && let Some(changed) = self.on_topics_changed.get()
+        {
+            changed();
+        }
+    }
+
+    fn make_system_topics(&self) {
+        for topic in names::system_topics(&self.config) {
+            if self.topics.get(&topic.topic_name).is_none() {
+                self.put_topic(topic);
+            }
+        }
+        for group in names::SYSTEM_GROUPS {
+            if self.groups.get(group).is_none() {
+                self.groups.put(GroupConfig::new(group), self.now_ms());
+            }
+        }
+    }
+
+    /// Topics that have messages and no settings: a crash came before those were saved.
+    fn make_lost_topics(&self, notes: &mut Vec<String>) {
+        for topic in self.store.queues().topics() {
+            let queues = self.store.queues().of_topic(&topic);
+            let Some(last) = queues.iter().filter(|q| q.max_offset() > 0).map(|q| q.id()).max()
+            else {
+                continue;
+            };
+            if self.topics.get(&topic).is_none() && !topic.starts_with(names::LIGHT_PREFIX) {
+                let queues = last.saturating_add(1).clamp(1, names::MAX_QUEUES);
+                notes.push(format!(
+                    "topic {topic} had messages and no settings; it has {queues} queues now"
+                ));
+                self.put_topic(TopicConfig::new(&*topic, queues));
+            }
+        }
+    }
+
+    // ---- background ----
+
+    /// Saves what is due: topics and groups at once, offsets and delays at their intervals.
+    pub fn save_step(&self) -> Result<()> {
+        let now = self.now_ms();
+        self.topics.save()?;
+        self.groups.save()?;
+        self.locks.expire_step(now);
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        if now >= due.0 {
+            due.0 = now + self.config.save_offsets_ms;
+            self.offsets.save()?;
+        }
+        if now >= due.1 {
+            due.1 = now + self.config.save_delays_ms;
+            self.delay.save()?;
+        }
+        Ok(())
+    }
+
+    /// Starts the threads that deliver delayed messages and save the configuration. They end
+    /// with [`Broker::close`]. The store's own are started too.
+    pub fn run_background(self: &Arc<Self>) -> Result<()> {
+        self.store.run_background()?;
+        self.spawn("mq-delay", |broker| {
+            let wait = match broker.deliver_step() {
+                Ok(next) => next,
+                Err(e) => {
+                    tracing::error!("delayed messages cannot be delivered yet: {e}");
+                    Some(broker.now_ms() + 1000)
+                }
+            };
+            broker.delay.wait(wait, broker.now_ms());
+        })?;
+        self.spawn("mq-save", |broker| {
+            if let Err(e) = broker.save_step() {
+                tracing::error!("settings cannot be saved yet: {e}");
+            }
+            std::thread::park_timeout(Duration::from_secs(1));
+        })
+    }
+
+    fn spawn(self: &Arc<Self>, name: &str, step: impl Fn(&Broker) + Send + 'static) -> Result<()> {
+        let broker = Arc::downgrade(self);
+        let run = move || {
+            while let Some(broker) = broker.upgrade() {
+                if broker.stopping.load(Ordering::Acquire) {
+                    break;
+                }
+                step(&broker);
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name(name.into())
+            .spawn(run)
+            .map_err(Error::io("start a thread for", &self.store.config().root))?;
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        Ok(())
+    }
+
+    /// Stops the background, saves everything and closes the store.
+    pub fn close(&self) -> Result<()> {
+        self.stopping.store(true, Ordering::Release);
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            Thread::unpark(thread.thread());
+            self.delay.wake();
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+        *self.due.lock().unwrap_or_else(PoisonError::into_inner) = (0, 0);
+        let saved = self.save_step();
+        self.store.close()?;
+        saved
+    }
+}

@@ -1,0 +1,121 @@
+//! 10, 310, 320: messages from producers. 36: messages back from consumers.
+
+use std::sync::Arc;
+
+use mq_store::Error;
+use mq_store::broker::send::{Sending, Sent};
+use mq_store::codec::ids::offset_msg_id;
+use mq_store::log::flush::FlushPolicy;
+
+use super::{BrokerService, Failure};
+use crate::conn::{Conn, Reply, Request};
+use crate::wire::codes::{request, response};
+use crate::wire::command::Command;
+use crate::wire::fields::header;
+
+header! {
+    struct SendHeader<'a> {
+        topic: &'a str = "b" | "topic",
+        default_topic: &'a str = "c" | "defaultTopic" else "TBW102",
+        default_queues: i32 = "d" | "defaultTopicQueueNums" else 4,
+        queue_id: i32 = "e" | "queueId",
+        sys_flag: i32 = "f" | "sysFlag" else 0,
+        born_timestamp: i64 = "g" | "bornTimestamp" else 0,
+        flag: i32 = "h" | "flag" else 0,
+        properties: Option<&'a str> = "i" | "properties",
+        reconsume_times: i32 = "j" | "reconsumeTimes" else 0,
+        unit_mode: bool = "k" | "unitMode" else false,
+        max_reconsume_times: Option<i32> = "l" | "maxReconsumeTimes",
+        batch: bool = "m" | "batch" else false,
+    }
+}
+
+/// Takes a message, or a batch.
+pub fn send(
+    service: &BrokerService,
+    conn: &Arc<Conn>,
+    request: &Request<'_>,
+) -> Result<Reply, Failure> {
+    let h = SendHeader::of(&request.head.fields)?;
+    let sending = Sending {
+        topic: h.topic,
+        queue_id: h.queue_id,
+        default_topic: h.default_topic,
+        default_queues: h.default_queues,
+        unit_mode: h.unit_mode,
+        sys_flag: h.sys_flag,
+        flag: h.flag,
+        born_timestamp: h.born_timestamp,
+        born_host: conn.peer(),
+        reconsume_times: h.reconsume_times,
+        max_reconsume_times: h.max_reconsume_times,
+        properties: h.properties.unwrap_or_default(),
+        body: request.body,
+    };
+    let broker = &service.broker;
+    let sent = if h.batch || request.head.code == request::SEND_BATCH_MESSAGE {
+        broker.send_batch(&sending)
+    } else {
+        broker.send(&sending)
+    };
+    let sent = match sent {
+        Ok(sent) => sent,
+        Err(refusal) => {
+            let failure = Failure::from(refusal);
+            return Ok(with_region(service, failure.command()).into());
+        }
+    };
+    let answer = with_region(service, sent_fields(service, &sent));
+    if !sent.wait || broker.store().config().flush != FlushPolicy::Sync {
+        return Ok(answer.into());
+    }
+    let ticket = request.ticket(conn);
+    let durable = Box::new(move |flushed| {
+        ticket.answer(match flushed {
+            Ok(()) => answer,
+            // The message is there and will be on the disk: clients take that for sent.
+            Err(Error::FlushTimeout) => Command { code: response::FLUSH_DISK_TIMEOUT, ..answer },
+            Err(e) => Failure::from(e).command(),
+        });
+    });
+    broker.store().when_durable(&sent.appended, durable);
+    Ok(Reply::Later)
+}
+
+fn sent_fields(service: &BrokerService, sent: &Sent) -> Command {
+    let host = service.broker.store().log().store_host();
+    let ids: Vec<String> =
+        sent.physical_offsets.iter().map(|at| offset_msg_id(host, *at)).collect();
+    Command::ok()
+        .field("msgId", ids.join(","))
+        .field("queueId", sent.queue_id)
+        .field("queueOffset", sent.appended.queue_offset)
+}
+
+fn with_region(service: &BrokerService, command: Command) -> Command {
+    command.field("MSG_REGION", service.region.clone()).field("TRACE_ON", true)
+}
+
+header! {
+    struct SendBackHeader<'a> {
+        group: &'a str = "group",
+        offset: i64 = "offset",
+        delay_level: i32 = "delayLevel",
+        max_reconsume_times: Option<i32> = "maxReconsumeTimes",
+    }
+}
+
+/// Since this version (3.4.9) clients mean what they say of `maxReconsumeTimes`.
+const TELLS_MAX_RECONSUME_TIMES: i32 = 121;
+
+/// Takes a message back.
+pub fn send_back(
+    service: &BrokerService,
+    _: &Arc<Conn>,
+    request: &Request<'_>,
+) -> Result<Reply, Failure> {
+    let h = SendBackHeader::of(&request.head.fields)?;
+    let max = h.max_reconsume_times.filter(|_| request.head.version >= TELLS_MAX_RECONSUME_TIMES);
+    service.broker.send_back(h.group, h.offset, h.delay_level, max)?;
+    Ok(Command::ok().into())
+}
