@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::codec::checkpoint::Checkpoint;
 use crate::codec::properties;
 use crate::codec::record::{Message, Record, has_head};
-use crate::config::StoreConfig;
+use crate::config::{Retention, StoreConfig};
 use crate::dispatch::Dispatcher;
 use crate::error::{Error, Limit, Result};
 use crate::index::{Found, Index};
@@ -654,8 +654,18 @@ impl MessageStore {
 
     /// Deletes what is due.
     pub fn retain_step(&self) -> Result<()> {
+        self.retain_as(&self.config.retention)
+    }
+
+    /// Deletes what is expired, at whatever hour.
+    pub fn delete_expired(&self) -> Result<()> {
+        let now = Retention { delete_when: (0..24).collect(), ..self.config.retention.clone() };
+        self.retain_as(&now)
+    }
+
+    fn retain_as(&self, retention: &Retention) -> Result<()> {
         let log_dir = recover::log_dir(&self.config);
-        let deleted = self.retain.step(&self.config.retention, self.log.chain(), || {
+        let deleted = self.retain.step(retention, self.log.chain(), || {
             let ms = self.clock.now_ms();
             let used =
                 self.fs.used_ratio(if log_dir.exists() { &log_dir } else { Path::new("/") })?;

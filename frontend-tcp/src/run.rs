@@ -14,6 +14,7 @@ use mq_store::store::{MessageStore, ReadLimits};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::handle::admin::ConfigAccess;
 use crate::handle::{BrokerService, pull};
 use crate::hold::Holds;
 use crate::server::{self, Limits};
@@ -33,6 +34,7 @@ pub struct Settings {
     pub long_polling: Result<(), i64>,
     pub region: String,
     pub admins: Box<dyn Fn(IpAddr) -> bool + Send + Sync>,
+    pub config: ConfigAccess,
 }
 
 /// A broker with its store open, not yet reachable.
@@ -75,6 +77,7 @@ pub fn open(
         long_polling: settings.long_polling,
         pull_limits: settings.pull_limits,
         region: settings.region,
+        config: settings.config,
     });
     Ok((Opened { service, report, notes }, settings.listen, settings.limits))
 }

@@ -1,9 +1,11 @@
 //! Giving messages: pulls, and how far groups are.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::filter::Filter;
 use super::groups::GroupConfig;
+use super::stats::GroupCounters;
 use super::topics::perm;
 use super::{Broker, Refusal, names};
 use crate::store::{Read, ReadLimits};
@@ -48,7 +50,8 @@ impl Broker {
         Ok(())
     }
 
-    /// Messages of a queue from `offset` on. Records come as slices of the mapped log.
+    /// Messages of a queue from `offset` on, counted for a group. Records come as slices of the
+    /// mapped log.
     pub fn pull(
         &self,
         topic: &str,
@@ -56,8 +59,13 @@ impl Broker {
         offset: i64,
         limits: &ReadLimits,
         filter: &Filter,
+        counters: &GroupCounters,
     ) -> Read {
-        self.store.read(topic, queue_id, offset, limits, |code| filter.wants(code))
+        let start = Instant::now();
+        let read = self.store.read(topic, queue_id, offset, limits, |code| filter.wants(code));
+        let (messages, bytes) = (read.records.len() as u64, read.bytes as u64);
+        self.stats.get(counters, messages, bytes, start.elapsed());
+        read
     }
 
     /// Where a group goes on in a queue. A group that never was here begins at 0 if the queue's

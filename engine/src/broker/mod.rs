@@ -11,6 +11,7 @@ pub mod names;
 pub mod offsets;
 pub mod persist;
 pub mod send;
+pub mod stats;
 pub mod topics;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +26,7 @@ use delay::Delay;
 use groups::{GroupConfig, Groups};
 use locks::QueueLocks;
 use offsets::Offsets;
+use stats::Stats;
 use topics::{TopicConfig, Topics, perm};
 
 /// Settings of a broker. Defaults are RocketMQ's.
@@ -109,6 +111,7 @@ pub struct Broker {
     offsets: Offsets,
     locks: QueueLocks,
     delay: Delay,
+    stats: Stats,
     /// When offsets and delays are saved next, ms.
     due: Mutex<(i64, i64)>,
     on_topics_changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
@@ -138,6 +141,7 @@ impl Broker {
             offsets: Offsets::open(&fs, &root, &mut notes),
             delay: Delay::open(&fs, &root, &mut notes),
             locks: QueueLocks::default(),
+            stats: Stats::new(store.clock().now_ms()),
             due: Mutex::new((0, 0)),
             on_topics_changed: OnceLock::new(),
             threads: Mutex::new(Vec::new()),
@@ -176,6 +180,9 @@ impl Broker {
     }
     pub fn locks(&self) -> &QueueLocks {
         &self.locks
+    }
+    pub fn stats(&self) -> &Stats {
+        &self.stats
     }
     /// ms since 1970.
     pub fn now_ms(&self) -> i64 {
@@ -234,6 +241,7 @@ impl Broker {
         self.topics.save()?;
         self.groups.save()?;
         self.locks.expire_step(now);
+        self.stats.step(now);
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         if now >= due.0 {
             due.0 = now + self.config.save_offsets_ms;

@@ -4,12 +4,14 @@ use std::hash::{BuildHasher, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use super::names::{self, DLQ_PREFIX, RETRY_PREFIX};
 use super::topics::{TopicConfig, perm};
 use super::{Broker, Refusal};
 use crate::codec::properties::{self, name};
 use crate::codec::record::{Message, encoded_len, sys_flag};
+use crate::error::Result as StoreResult;
 use crate::log::commit_log::Appended;
 use crate::recover::SCHEDULE_TOPIC;
 use crate::store::as_record;
@@ -132,7 +134,7 @@ impl Broker {
             properties = with;
             text = &properties;
         }
-        let appended = self.store.append(&Message {
+        let appended = self.append(&[Message {
             topic: target,
             queue_id: target_queue,
             flag: m.flag,
@@ -143,7 +145,7 @@ impl Broker {
             prepared_transaction_offset: 0,
             body: m.body,
             properties: text,
-        })?;
+        }])?;
         let physical_offsets = vec![appended.physical_offset];
         Ok(Sent { appended, queue_id, physical_offsets, wait: !known.no_wait })
     }
@@ -185,7 +187,7 @@ impl Broker {
         if messages.is_empty() {
             return Err(malformed());
         }
-        let appended = self.store.append_all(&messages)?;
+        let appended = self.append(&messages)?;
         let host = self.store.log().store_host();
         let mut at = appended.physical_offset;
         let physical_offsets = messages
@@ -311,7 +313,7 @@ impl Broker {
             (text, queue_id) = self.delayed(&text, &retry.topic_name, queue, level);
             topic = SCHEDULE_TOPIC;
         }
-        let appended = self.store.append(&Message {
+        let appended = self.append(&[Message {
             topic,
             queue_id,
             flag: record.flag(),
@@ -322,8 +324,24 @@ impl Broker {
             prepared_transaction_offset: 0,
             body: record.body(),
             properties: &text,
-        })?;
+        }])?;
+        let origin = properties::get(&text, name::RETRY_TOPIC).unwrap_or(record.topic());
+        self.stats.group(group, origin).sent_back.add(1, 0);
         Ok(Some(appended))
+    }
+
+    /// Appends messages of one topic and queue, and counts them.
+    pub(super) fn append(&self, messages: &[Message<'_>]) -> StoreResult<Appended> {
+        let start = Instant::now();
+        let appended = self.store.append_all(messages);
+        match (&appended, messages) {
+            (Ok(at), [first, ..]) => {
+                let (count, bytes) = (messages.len() as u64, at.end - at.physical_offset);
+                self.stats.put(first.topic, count, bytes, start.elapsed());
+            }
+            _ => self.stats.failed_puts.add(1, 0),
+        }
+        appended
     }
 }
 

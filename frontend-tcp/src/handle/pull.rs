@@ -60,7 +60,8 @@ pub fn pull(
             .min(most.bytes),
         scan: most.scan,
     };
-    let read = broker.pull(h.topic, h.queue_id, h.queue_offset, &limits, &filter);
+    let counters = broker.stats().group(h.group, h.topic);
+    let read = broker.pull(h.topic, h.queue_id, h.queue_offset, &limits, &filter, &counters);
     let may_wait = h.sys_flag & MAY_WAIT != 0 && h.suspend_timeout_ms > 0;
     if !may_wait
         || request.head.is_one_way()
@@ -78,6 +79,7 @@ pub fn pull(
         offset: h.queue_offset,
         limits,
         filter,
+        counters,
     };
     service.holds.hold(pull, request.ticket(conn), broker.now_ms() + wait);
     // One that came while nobody held the pull would not wake it.
@@ -131,12 +133,12 @@ fn subscription(service: &BrokerService, h: &PullHeader<'_>) -> Result<Arc<Filte
 
 /// Reads once more for a pull that waited.
 pub fn pull_again(broker: &Broker, pull: &Pull) -> Reply {
-    let Pull { topic, queue_id, offset, limits, filter } = pull;
+    let Pull { topic, queue_id, offset, limits, filter, counters } = pull;
     if broker.topics().get(topic).is_none() {
         let text = format!("topic[{topic}] not exist, apply first please!");
         return Command::refusal(response::TOPIC_NOT_EXIST, text).into();
     }
-    answer(broker.pull(topic, *queue_id, *offset, limits, filter), *offset).into()
+    answer(broker.pull(topic, *queue_id, *offset, limits, filter, counters), *offset).into()
 }
 
 fn code_of(read: &Read, asked: i64) -> i32 {

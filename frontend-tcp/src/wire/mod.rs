@@ -3,5 +3,6 @@
 pub mod client;
 pub mod codes;
 pub mod command;
+pub mod fastjson;
 pub mod fields;
 pub mod frame;

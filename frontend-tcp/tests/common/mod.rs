@@ -33,6 +33,7 @@ pub fn settings(root: &Path) -> Settings {
         long_polling: Ok(()),
         region: "DefaultRegion".into(),
         admins: Box::new(|_| false),
+        config: Default::default(),
     }
 }
 
