@@ -1,4 +1,5 @@
 //! mq-bench as a user runs it, against a server that answers at once and keeps nothing.
+#![allow(clippy::unwrap_used, reason = "a test helper that fails is a failed test")]
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

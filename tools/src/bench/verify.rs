@@ -42,7 +42,7 @@ pub fn run(args: &VerifyArgs) -> Result<bool> {
     let mut heard = 0;
     let (mut pull, mut send): (Vec<usize>, Vec<usize>) =
         ((0..ends.len()).collect(), (0..ends.len()).collect());
-    while !lanes.iter().all(Lane::done) {
+    loop {
         let now = meter.now();
         for id in pull.drain(..) {
             puller.pull(id, now);
@@ -55,11 +55,12 @@ pub fn run(args: &VerifyArgs) -> Result<bool> {
             link.flush()?;
         }
         meter.tick(now);
-        if now.saturating_sub(heard) > common.timeout.as_nanos() as u64 {
-            // What is still missing then is lost.
+        let waiting = links.iter().map(|l| l.slots.under_way()).sum();
+        let done = waiting == 0 && lanes.iter().all(Lane::done);
+        // What is still missing after so long a silence is lost.
+        if done || now.saturating_sub(heard) > common.timeout.as_nanos() as u64 {
             break;
         }
-        let waiting = links.iter().map(|l| l.slots.under_way()).sum();
         for n in poller.wait(Duration::from_millis(100), waiting)? {
             if n < senders {
                 links[n].answers(|slots, answer, frame| {
