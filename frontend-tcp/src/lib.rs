@@ -1,8 +1,10 @@
 //! Name server and broker for unmodified RocketMQ clients.
 
+pub mod config;
 pub mod conn;
 pub mod handle;
 pub mod hold;
+pub mod namesrv;
 pub mod run;
 pub mod server;
 pub mod sessions;

@@ -27,12 +27,12 @@ pub struct ConfigFile {
 impl ConfigFile {
     /// The file `name` in the folder `config` of the store in `root`.
     pub fn new(fs: &Fs, root: &Path, name: &str) -> ConfigFile {
-        ConfigFile {
-            fs: fs.clone(),
-            path: root.join("config").join(name),
-            dirty: AtomicBool::new(false),
-            writing: Mutex::new(()),
-        }
+        ConfigFile::at(fs, root.join("config").join(name))
+    }
+
+    /// A file anywhere.
+    pub fn at(fs: &Fs, path: PathBuf) -> ConfigFile {
+        ConfigFile { fs: fs.clone(), path, dirty: AtomicBool::new(false), writing: Mutex::new(()) }
     }
 
     fn beside(&self, ending: &str) -> PathBuf {

@@ -1,13 +1,69 @@
 //! What fastjson writes that is not JSON: objects whose keys are numbers (`{0:17}`) or objects
 //! (`{{"brokerName":"b","queueId":0,"topic":"T"}:17}`). Java clients read nothing else in their
-//! place, so bodies with such objects are put together here.
+//! place.
 
-use std::fmt::{Display, Write};
+use std::fmt::{Display, Write as _};
+use std::io::{self, Write};
 
 use mq_store::broker::locks::MessageQueue;
 use mq_store::codec::lenient_json;
 use serde::Serialize;
 use serde_json::Value;
+use serde_json::ser::{CharEscape, Formatter, Serializer};
+
+/// A value with its numeric keys unquoted.
+pub fn to_vec(value: &impl Serialize) -> Vec<u8> {
+    let mut json = Vec::new();
+    let mut serializer = Serializer::with_formatter(&mut json, Unquoted::default());
+    // Only a map whose keys are neither texts nor numbers fails, and there is none.
+    let _ = value.serialize(&mut serializer);
+    json
+}
+
+/// Writes a text's opening quote late: serde_json announces a numeric key as a text, and then
+/// writes a number into it.
+#[derive(Default)]
+struct Unquoted {
+    opening: bool,
+    number: bool,
+}
+
+impl Unquoted {
+    fn open(&mut self, writer: &mut (impl Write + ?Sized)) -> io::Result<()> {
+        if std::mem::take(&mut self.opening) { writer.write_all(b"\"") } else { Ok(()) }
+    }
+}
+
+macro_rules! numbers {
+    ($($write:ident: $ty:ty,)*) => {$(
+        fn $write<W: ?Sized + Write>(&mut self, writer: &mut W, n: $ty) -> io::Result<()> {
+            self.number = std::mem::take(&mut self.opening);
+            writer.write_all(itoa::Buffer::new().format(n).as_bytes())
+        }
+    )*};
+}
+
+impl Formatter for Unquoted {
+    numbers! { write_i8: i8, write_i16: i16, write_i32: i32, write_i64: i64, write_u8: u8,
+    write_u16: u16, write_u32: u32, write_u64: u64, }
+
+    fn begin_string<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
+        self.opening = true;
+        Ok(())
+    }
+    fn end_string<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.open(writer)?;
+        if std::mem::take(&mut self.number) { Ok(()) } else { writer.write_all(b"\"") }
+    }
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, w: &mut W, s: &str) -> io::Result<()> {
+        self.open(w)?;
+        w.write_all(s.as_bytes())
+    }
+    fn write_char_escape<W: ?Sized + Write>(&mut self, w: &mut W, c: CharEscape) -> io::Result<()> {
+        self.open(w)?;
+        serde_json::ser::CompactFormatter.write_char_escape(w, c)
+    }
+}
 
 /// A value as JSON.
 pub fn json(value: &(impl Serialize + ?Sized)) -> String {
@@ -36,6 +92,7 @@ pub fn by_queue(body: &[u8], field: &str) -> Option<Vec<(MessageQueue, i64)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
     #[test]
     fn objects_with_keys_of_all_kinds() {
@@ -55,5 +112,21 @@ mod tests {
             assert_eq!(by_queue(bad.as_bytes(), "messageQueueTable"), None, "{bad}");
         }
         assert_eq!(by_queue(b"\xff", "a"), None);
+    }
+
+    #[test]
+    fn numeric_keys_stand_without_quotes() {
+        #[derive(Serialize)]
+        struct All {
+            numbers: BTreeMap<i64, String>,
+            texts: BTreeMap<&'static str, i32>,
+        }
+        let numbers = BTreeMap::from([(-1, String::new()), (2, "\"é\n".into())]);
+        let texts = BTreeMap::from([("", 1), ("1", 2)]);
+        let json = to_vec(&All { numbers, texts });
+        assert_eq!(
+            String::from_utf8(json).unwrap(),
+            r#"{"numbers":{-1:"",2:"\"é\n"},"texts":{"":1,"1":2}}"#
+        );
     }
 }

@@ -1,0 +1,736 @@
+//! broker.conf and namesrv.conf: one table of keys for each, from which reading, defaults,
+//! printing and changing at run time come.
+
+use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+/// Why a configuration cannot be used. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfError {
+    #[error("cannot read {0}: {1}")]
+    Read(PathBuf, std::io::Error),
+    #[error("{0}: {1}")]
+    Syntax(String, String),
+    #[error("{place}: {key} has the value {value:?}; it takes {takes}")]
+    Value { place: String, key: String, value: String, takes: String },
+}
+
+/// Why a key is not changed at run time.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SetError {
+    #[error("there is no key {0}")]
+    Unknown(String),
+    #[error("{0} takes effect at start only: set it in the configuration file and restart")]
+    AtStart(String),
+    #[error("{key} has the value {value:?}; it takes {takes}")]
+    Value { key: String, value: String, takes: String },
+}
+
+/// One pair of a properties file, with the line it begins on, counted from 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub line: usize,
+    pub key: String,
+    pub value: String,
+}
+
+/// Reads the text of a `java.util.Properties` file. An error has the line.
+pub fn read_properties(text: &str) -> Result<Vec<Entry>, (usize, String)> {
+    const SPACE: [char; 3] = [' ', '\t', '\x0c'];
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n");
+    let mut lines = text.split(['\n', '\r']).zip(1..);
+    let mut entries = Vec::new();
+    while let Some((first, line)) = lines.next() {
+        let mut whole = first.trim_start_matches(SPACE).to_owned();
+        if whole.is_empty() || whole.starts_with(['#', '!']) {
+            continue;
+        }
+        // A backslash at the end that no other one escapes: the next line belongs to this one.
+        while (whole.len() - whole.trim_end_matches('\\').len()) % 2 == 1 {
+            whole.pop();
+            match lines.next() {
+                Some((next, _)) => whole.push_str(next.trim_start_matches(SPACE)),
+                None => break,
+            }
+        }
+        let mut escaped = false;
+        let key_end = whole.find(|c| {
+            let ends = !escaped && (matches!(c, '=' | ':') || SPACE.contains(&c));
+            escaped = !escaped && c == '\\';
+            ends
+        });
+        let (key, rest) = whole.split_at(key_end.unwrap_or(whole.len()));
+        let rest = rest.trim_start_matches(SPACE);
+        let rest = rest.strip_prefix(['=', ':']).unwrap_or(rest).trim_start_matches(SPACE);
+        let unescape = |text| unescape(text).map_err(|e| (line, e));
+        entries.push(Entry { line, key: unescape(key)?, value: unescape(rest)? });
+    }
+    Ok(entries)
+}
+
+fn unescape(text: &str) -> Result<String, String> {
+    let mut units = Vec::with_capacity(text.len());
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        let c = match c {
+            '\\' => match rest.next() {
+                Some('t') => '\t',
+                Some('n') => '\n',
+                Some('r') => '\r',
+                Some('f') => '\x0c',
+                Some('u') => {
+                    let hex = rest.as_str().get(..4).filter(|h| !h.starts_with('+'));
+                    let unit = hex.and_then(|h| u16::from_str_radix(h, 16).ok());
+                    units.push(unit.ok_or("\\u wants four hexadecimal digits behind it")?);
+                    rest.nth(3);
+                    continue;
+                }
+                Some(other) => other,
+                None => break,
+            },
+            c => c,
+        };
+        units.extend_from_slice(c.encode_utf16(&mut [0; 2]));
+    }
+    Ok(String::from_utf16_lossy(&units))
+}
+
+/// A type that a key's value has.
+pub trait Setting: Sized {
+    /// What an error says that the key takes.
+    const TAKES: &'static str;
+    fn read(text: &str) -> Option<Self>;
+    fn show(&self) -> String;
+}
+
+macro_rules! settings {
+    ($($ty:ty: $takes:literal, $read:expr, $show:expr;)*) => {$(
+        impl Setting for $ty {
+            const TAKES: &'static str = $takes;
+            fn read(text: &str) -> Option<Self> {
+                let read: fn(&str) -> Option<$ty> = $read;
+                read(text)
+            }
+            fn show(&self) -> String {
+                let show: fn(&$ty) -> String = $show;
+                show(self)
+            }
+        }
+    )*};
+}
+settings! {
+    u16: "a number from 0 to 65535", |t| t.parse().ok(), u16::to_string;
+    i32: "a number", |t| t.parse().ok(), i32::to_string;
+    i64: "a number", |t| t.parse().ok(), i64::to_string;
+    usize: "a number", |t| t.parse().ok(), usize::to_string;
+    bool: "true or false", |t| t.to_ascii_lowercase().parse().ok(), bool::to_string;
+    String: "a text", |t| Some(t.to_owned()), Self::clone;
+    IpAddr: "an IP address", |t| t.parse().ok(), IpAddr::to_string;
+    Option<IpAddr>: "an IP address", |t| match t {
+        "" => Some(None),
+        _ => t.parse().ok().map(Some),
+    }, |ip| ip.map(|ip| ip.to_string()).unwrap_or_default();
+    PathBuf: "a path", |t| (!t.is_empty()).then(|| t.into()), |p| p.display().to_string();
+    Option<PathBuf>: "a path", |t| Some(PathBuf::read(t)), |p| {
+        p.as_ref().map(PathBuf::show).unwrap_or_default()
+    };
+    FlushDiskType: "ASYNC_FLUSH or SYNC_FLUSH", |t| match t {
+        "ASYNC_FLUSH" => Some(FlushDiskType::Async),
+        "SYNC_FLUSH" => Some(FlushDiskType::Sync),
+        _ => None,
+    }, |f| match f {
+        FlushDiskType::Async => "ASYNC_FLUSH".into(),
+        FlushDiskType::Sync => "SYNC_FLUSH".into(),
+    };
+    Servers: "name servers as host:port;host:port", |t| {
+        let list = split(t, &[';']).map(|a| {
+            let (host, port) = a.rsplit_once(':')?;
+            (!host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0)).then(|| a.to_owned())
+        });
+        Some(Servers(list.collect::<Option<_>>()?))
+    }, |s| s.0.join(";");
+    Hours: "hours of the day as 04 or 04;16", |t| {
+        let list = split(t, &[';']).map(|h| h.parse().ok().filter(|h| *h < 24));
+        Some(Hours(list.collect::<Option<Vec<u8>>>()?)).filter(|h| !h.0.is_empty())
+    }, |h| join(h.0.iter().map(|h| format!("{h:02}")), ";");
+    DelayLevels: "times parted by blanks, as 1s 5s 1m 2h 1d", |t| {
+        let ms = split(t, &[' ', '\t']).map(|level| {
+            let unit = match level.chars().last()? {
+                's' => 1_000,
+                'm' => 60_000,
+                'h' => 3_600_000,
+                'd' => 86_400_000,
+                _ => return None,
+            };
+            level[..level.len() - 1].parse::<u32>().ok().map(|n| i64::from(n) * unit)
+        });
+        let ms = ms.collect::<Option<Vec<_>>>().filter(|ms| !ms.is_empty())?;
+        Some(DelayLevels { ms, text: t.to_owned() })
+    }, |d| d.text.clone();
+    IpRanges: "IP addresses and ranges as 10.0.0.1,192.168.0.0/16", |t| {
+        let list = split(t, &[',', ';', ' ']).map(|range| {
+            let (ip, bits) = match range.split_once('/') {
+                Some((ip, bits)) => (ip, Some(bits.parse::<u32>().ok()?)),
+                None => (range, None),
+            };
+            let ip: IpAddr = ip.parse().ok()?;
+            let most = if ip.is_ipv4() { 32 } else { 128 };
+            Some((ip, bits.unwrap_or(most))).filter(|(_, bits)| *bits <= most)
+        });
+        Some(IpRanges(list.collect::<Option<_>>()?))
+    }, |r| join(r.0.iter().map(|(ip, bits)| format!("{ip}/{bits}")), ",");
+}
+
+fn split<'a>(text: &'a str, at: &'a [char]) -> impl Iterator<Item = &'a str> {
+    text.split(at).map(str::trim).filter(|part| !part.is_empty())
+}
+
+fn join(parts: impl Iterator<Item = String>, with: &str) -> String {
+    parts.collect::<Vec<_>>().join(with)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlushDiskType {
+    Async,
+    Sync,
+}
+
+/// Addresses of name servers, "host:port".
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Servers(pub Vec<String>);
+
+/// Hours of the day, 0 to 23.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hours(pub Vec<u8>);
+
+/// Delays of the levels, level 1 first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DelayLevels {
+    pub ms: Vec<i64>,
+    text: String,
+}
+
+/// Addresses with how many of their bits count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IpRanges(Vec<(IpAddr, u32)>);
+
+impl IpRanges {
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        // To 128 bits, with the bits that count at the top.
+        let top = |ip: IpAddr| match ip.to_canonical() {
+            IpAddr::V4(ip) => (true, u128::from(ip.to_bits()) << 96),
+            IpAddr::V6(ip) => (false, ip.to_bits()),
+        };
+        let (v4, bits) = top(ip);
+        self.0.iter().any(|(range, counted)| {
+            let (range_v4, range_bits) = top(*range);
+            let differ = (bits ^ range_bits).checked_shr(128 - counted).unwrap_or(0);
+            v4 == range_v4 && differ == 0
+        })
+    }
+}
+
+/// A key that has one possible value here, and why.
+type Fixed = (&'static str, &'static str, &'static str);
+/// Why keys of RocketMQ have no effect here, and the keys.
+type Ignored = (&'static str, &'static str);
+
+/// Makes a configuration: its struct, and all that is done by key. A row is
+/// `field: type = default, "key" [in range] [, run_time];`. What is marked `run_time` may be
+/// changed while the server runs.
+macro_rules! conf {
+    ($(#[$meta:meta])* $name:ident, $fixed:ident, $ignored:ident;
+     $($(#[$doc:meta])* $field:ident: $ty:ty = $default:expr, $key:literal $(in $range:expr)?
+        $(, $run_time:ident)?;)*) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug)]
+        pub struct $name { $($(#[$doc])* pub $field: $ty,)* }
+
+        impl Default for $name {
+            fn default() -> Self {
+                $name { $($field: $default,)* }
+            }
+        }
+
+        impl $name {
+            /// Reads a file, or takes the defaults. Also gives warnings.
+            pub fn load(file: Option<&Path>) -> Result<(Self, Vec<String>), ConfError> {
+                let mut conf = $name::default();
+                let mut warnings = Vec::new();
+                if let Some(file) = file {
+                    warnings = load(file, $fixed, $ignored, &mut |key, value| conf.put(key, value))?;
+                }
+                conf.finish()?;
+                Ok((conf, warnings))
+            }
+
+            /// Every key with its value, sorted by key.
+            pub fn get_all(&self) -> Vec<(&'static str, String)> {
+                let mut all = vec![$(($key, self.$field.show()),)*];
+                all.sort();
+                all
+            }
+
+            /// Gives a key a value before the start.
+            pub fn put(&mut self, key: &str, text: &str) -> Result<(), SetError> {
+                let text = text.trim();
+                let wrong = |takes: String| {
+                    SetError::Value { key: key.into(), value: text.into(), takes }
+                };
+                match key {
+                    $($key => {
+                        let value = <$ty as Setting>::read(text)
+                            .ok_or_else(|| wrong(<$ty>::TAKES.into()))$(
+                            .and_then(|value| in_range(value, $range).map_err(wrong)))?;
+                        self.$field = value?;
+                    })*
+                    _ => return Err(SetError::Unknown(key.into())),
+                }
+                Ok(())
+            }
+
+            /// Gives a key a value while the server runs.
+            pub fn set(&mut self, key: &str, text: &str) -> Result<(), SetError> {
+                let run_time = match key {
+                    $($key => conf!(@ $($run_time)?),)*
+                    _ if $ignored.iter().any(|(_, keys)| keys.split_whitespace().any(|k| k == key))
+                        || $fixed.iter().any(|(k, ..)| *k == key) => false,
+                    _ => return Err(SetError::Unknown(key.into())),
+                };
+                if !run_time {
+                    return Err(SetError::AtStart(key.into()));
+                }
+                self.put(key, text)
+            }
+        }
+    };
+    (@ run_time) => { true };
+    (@) => { false };
+}
+
+fn in_range<T: PartialOrd + Display>(
+    value: T,
+    range: std::ops::RangeInclusive<T>,
+) -> Result<T, String> {
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    Err(format!("a number from {} to {}", range.start(), range.end()))
+}
+
+fn load(
+    file: &Path,
+    fixed: &[Fixed],
+    ignored: &[Ignored],
+    put: &mut dyn FnMut(&str, &str) -> Result<(), SetError>,
+) -> Result<Vec<String>, ConfError> {
+    let text = std::fs::read_to_string(file).map_err(|e| ConfError::Read(file.into(), e))?;
+    let place = |line| format!("{}:{line}", file.display());
+    let entries = read_properties(&text).map_err(|(line, e)| ConfError::Syntax(place(line), e))?;
+    let mut warnings = Vec::new();
+    for Entry { line, key, value } in entries {
+        match put(&key, &value) {
+            Ok(()) => continue,
+            Err(SetError::Value { key, value, takes }) => {
+                return Err(ConfError::Value { place: place(line), key, value, takes });
+            }
+            Err(_) => {}
+        }
+        if let Some((_, only, why)) = fixed.iter().find(|(k, ..)| *k == key) {
+            if value.trim() != *only {
+                let takes = if only.is_empty() { "nothing" } else { only };
+                let takes = format!("{takes} here: {why}");
+                return Err(ConfError::Value { place: place(line), key, value, takes });
+            }
+            continue;
+        }
+        let known = |keys: &str| keys.split_whitespace().any(|k| k == key);
+        warnings.push(match ignored.iter().find(|(_, keys)| known(keys)) {
+            Some((why, _)) => format!("{}: {key} has no effect: {why}", place(line)),
+            None => format!("{}: there is no key {key}; it has no effect", place(line)),
+        });
+    }
+    Ok(warnings)
+}
+
+const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+const PERCENT: std::ops::RangeInclusive<i32> = 1..=99;
+/// Milliseconds of something that is done again and again.
+const PERIOD: std::ops::RangeInclusive<i64> = 1..=86_400_000;
+
+conf! {
+    /// What `mqbroker` takes. Defaults are those of RocketMQ 4.9.
+    BrokerConf, BROKER_FIXED, BROKER_IGNORED;
+
+    broker_name: String = host_name(), "brokerName";
+    broker_cluster_name: String = "DefaultCluster".into(), "brokerClusterName";
+    broker_id: i64 = 0, "brokerId" in 0..=i64::MAX;
+    /// Where clients reach this broker; also written into records.
+    broker_ip1: Option<IpAddr> = None, "brokerIP1";
+    broker_ip2: Option<IpAddr> = None, "brokerIP2";
+    bind_address: IpAddr = ANY, "bindAddress";
+    /// The port below the next and the one above are used as well.
+    listen_port: u16 = 10911, "listenPort" in 3..=65534;
+    namesrv_addr: Servers = Servers::default(), "namesrvAddr";
+    register_name_server_period: i64 = 30_000, "registerNameServerPeriod" in PERIOD;
+    register_broker_timeout_mills: i64 = 6_000, "registerBrokerTimeoutMills" in PERIOD;
+    store_path_root_dir: PathBuf = in_home("store"), "storePathRootDir";
+    store_path_commit_log: Option<PathBuf> = None, "storePathCommitLog";
+    mapped_file_size_commit_log: usize = 1 << 30, "mappedFileSizeCommitLog" in 4096..=1 << 40;
+    mapped_file_size_consume_queue: usize = 6_000_000,
+        "mappedFileSizeConsumeQueue" in 20..=1 << 40;
+    max_hash_slot_num: i32 = 5_000_000, "maxHashSlotNum" in 1..=i32::MAX;
+    max_index_num: i32 = 20_000_000, "maxIndexNum" in 2..=i32::MAX;
+    message_index_enable: bool = true, "messageIndexEnable";
+    flush_disk_type: FlushDiskType = FlushDiskType::Async, "flushDiskType";
+    flush_interval_commit_log: i64 = 500, "flushIntervalCommitLog" in PERIOD;
+    flush_commit_log_least_pages: i32 = 4, "flushCommitLogLeastPages" in 0..=i32::MAX;
+    flush_commit_log_thorough_interval: i64 = 10_000,
+        "flushCommitLogThoroughInterval" in PERIOD;
+    sync_flush_timeout: i64 = 5_000, "syncFlushTimeout" in PERIOD;
+    max_message_size: usize = 4 << 20, "maxMessageSize" in 1..=12 << 20;
+    /// Hours.
+    file_reserved_time: i64 = 72, "fileReservedTime" in 0..=1_000_000;
+    delete_when: Hours = Hours(vec![4]), "deleteWhen";
+    disk_max_used_space_ratio: i32 = 75, "diskMaxUsedSpaceRatio" in PERCENT;
+    disk_space_clean_forcibly_ratio: i32 = 85, "diskSpaceCleanForciblyRatio" in PERCENT;
+    disk_space_warning_level_ratio: i32 = 90, "diskSpaceWarningLevelRatio" in PERCENT;
+    clean_file_forcibly_enable: bool = true, "cleanFileForciblyEnable";
+    auto_create_topic_enable: bool = true, "autoCreateTopicEnable", run_time;
+    auto_create_subscription_group: bool = true, "autoCreateSubscriptionGroup", run_time;
+    default_topic_queue_nums: i32 = 8, "defaultTopicQueueNums" in 1..=1024, run_time;
+    broker_permission: i32 = 6, "brokerPermission" in 0..=7, run_time;
+    message_delay_level: DelayLevels = delay_levels(), "messageDelayLevel";
+    long_polling_enable: bool = true, "longPollingEnable", run_time;
+    short_polling_time_mills: i64 = 1_000, "shortPollingTimeMills" in PERIOD, run_time;
+    max_transfer_bytes_on_message_in_memory: usize = 262_144,
+        "maxTransferBytesOnMessageInMemory" in 1..=12 << 20, run_time;
+    max_transfer_count_on_message_in_memory: usize = 32,
+        "maxTransferCountOnMessageInMemory" in 1..=100_000, run_time;
+    flush_consumer_offset_interval: i64 = 5_000, "flushConsumerOffsetInterval" in PERIOD;
+    flush_delay_offset_interval: i64 = 10_000, "flushDelayOffsetInterval" in PERIOD;
+    reject_transaction_message: bool = false, "rejectTransactionMessage", run_time;
+    enable_property_filter: bool = false, "enablePropertyFilter", run_time;
+    trace_topic_enable: bool = false, "traceTopicEnable";
+    msg_trace_topic_name: String = "RMQ_SYS_TRACE_TOPIC".into(), "msgTraceTopicName";
+    region_id: String = "DefaultRegion".into(), "regionId";
+    server_channel_max_idle_time_seconds: i64 = 120,
+        "serverChannelMaxIdleTimeSeconds" in 1..=86_400;
+    /// Milliseconds until a half message is first checked.
+    transaction_time_out: i64 = 6_000, "transactionTimeOut" in PERIOD, run_time;
+    transaction_check_max: i32 = 15, "transactionCheckMax" in 0..=i32::MAX, run_time;
+    transaction_check_interval: i64 = 60_000, "transactionCheckInterval" in PERIOD, run_time;
+    /// Who besides this machine may change configuration and delete (a key of our own).
+    admin_allowed_addresses: IpRanges = IpRanges::default(), "adminAllowedAddresses";
+    /// Connections at a time (a key of our own).
+    max_connections: usize = 50_000, "maxConnections" in 1..=10_000_000;
+    /// Bytes of large requests that are being received, in all (a key of our own).
+    max_in_flight_bytes: usize = 256 << 20, "maxInFlightBytes" in 16 << 20..=1 << 40;
+}
+
+impl BrokerConf {
+    /// What is neither in the file nor a plain default.
+    fn finish(&mut self) -> Result<(), ConfError> {
+        if !self.namesrv_addr.0.is_empty() {
+            return Ok(());
+        }
+        let Ok(value) = std::env::var("NAMESRV_ADDR") else { return Ok(()) };
+        let place = "the environment".into();
+        let takes = Servers::TAKES.into();
+        self.namesrv_addr = Servers::read(&value).ok_or_else(|| ConfError::Value {
+            place,
+            key: "NAMESRV_ADDR".into(),
+            value,
+            takes,
+        })?;
+        Ok(())
+    }
+}
+
+const BROKER_FIXED: &[Fixed] = &[
+    ("aclEnable", "false", "access control is not there yet, and nobody should think it is"),
+    ("brokerRole", "ASYNC_MASTER", "replication is not there yet"),
+    ("enableDLegerCommitLog", "false", "replication is not there yet"),
+    ("duplicationEnable", "false", "replication is not there yet"),
+    ("messageStorePlugIn", "", "there are no plug-ins"),
+];
+
+const BROKER_IGNORED: &[Ignored] = &[
+    (
+        "requests need no thread pools here",
+        "adminBrokerThreadPoolNums clientManageThreadPoolNums clientManagerThreadPoolQueueCapacity
+        consumerManageThreadPoolNums consumerManagerThreadPoolQueueCapacity
+        endTransactionPoolQueueCapacity endTransactionThreadPoolNums heartbeatThreadPoolNums
+        heartbeatThreadPoolQueueCapacity processReplyMessageThreadPoolNums
+        pullMessageThreadPoolNums pullThreadPoolQueueCapacity putMessageFutureThreadPoolNums
+        putThreadPoolQueueCapacity queryMessageThreadPoolNums queryThreadPoolQueueCapacity
+        replyThreadPoolQueueCapacity sendMessageThreadPoolNums sendThreadPoolQueueCapacity
+        brokerFastFailureEnable waitTimeMillsInHeartbeatQueue waitTimeMillsInPullQueue
+        waitTimeMillsInSendQueue waitTimeMillsInTransactionQueue
+        serverAsyncSemaphoreValue serverCallbackExecutorThreads serverOnewaySemaphoreValue
+        serverSelectorThreads serverWorkerThreads useEpollNativeSelector
+        clientAsyncSemaphoreValue clientCallbackExecutorThreads clientOnewaySemaphoreValue
+        clientWorkerThreads",
+    ),
+    (
+        "sockets are left as the system sets them up",
+        "serverPooledByteBufAllocatorEnable serverSocketBacklog serverSocketRcvBufSize
+        serverSocketSndBufSize writeBufferHighWaterMark writeBufferLowWaterMark
+        channelNotActiveInterval clientChannelMaxIdleTimeSeconds clientCloseSocketIfTimeout
+        clientPooledByteBufAllocatorEnable clientSocketRcvBufSize clientSocketSndBufSize
+        connectTimeoutMillis useTLS transferMsgByHeap",
+    ),
+    (
+        "the store looks after its memory and files in its own way",
+        "accessMessageInMemoryMaxRatio checkCRCOnRecover cleanResourceInterval
+        commitCommitLogLeastPages commitCommitLogThoroughInterval commitIntervalCommitLog
+        debugLockEnable defaultQueryMaxNum deleteCommitLogFilesInterval
+        deleteConsumeQueueFilesInterval destroyMapedFileIntervalForcibly diskFallRecorded
+        fastFailIfNoBufferInStorePool flushCommitLogTimed flushConsumeQueueLeastPages
+        flushConsumeQueueThoroughInterval flushIntervalConsumeQueue
+        flushLeastPagesWhenWarmMapedFile maxTransferBytesOnMessageInDisk
+        maxTransferCountOnMessageInDisk messageIndexSafe osPageCacheBusyTimeOutMills
+        putMsgIndexHightWater redeleteHangedFileInterval transientStorePoolEnable
+        transientStorePoolSize useReentrantLockWhenPutMessage warmMapedFileEnable",
+    ),
+    (
+        "there is no replication yet",
+        "dLegerGroup dLegerPeers dLegerSelfId haHousekeepingInterval haListenPort
+        haMasterAddress haSendHeartbeatInterval haSlaveFallbehindMax haTransferBatchSize
+        isEnableBatchPush offsetCheckInSlave preferredLeaderId slaveReadEnable slaveTimeout",
+    ),
+    (
+        "the feature is not there",
+        "bitMapLengthConsumeQueueExt enableCalcFilterBitMap enableConsumeQueueExt enableLmq
+        enableMultiDispatch expectConsumerNumUseFilter filterServerNums filterSupportRetry
+        mappedFileSizeConsumeQueueExt maxErrorRateOfBloomFilter maxLmqConsumeQueueNum
+        maxMsgsNumBatch commercialBaseCount commercialBigCount commercialEnable
+        commercialTimerCount commercialTransCount consumerFallbehindThreshold
+        disableConsumeIfConsumerReadSlowly fetchNamesrvAddrByAddressServer
+        rmqAddressServerDomain rmqAddressServerSubGroup highSpeedMode storeReplyMessageEnable
+        aclConfigPath",
+    ),
+    (
+        "it is always done the usual way",
+        "brokerTopicEnable clusterTopicEnable compressedRegister filterDataCleanTimeSpan
+        flushConsumerOffsetHistoryInterval forceRegister maxDelayTime
+        notifyConsumerIdsChangedEnable startAcceptSendRequestTimeStamp traceOn
+        enableScheduleAsyncDeliver scheduleAsyncDeliverMaxPendingLimit
+        scheduleAsyncDeliverMaxResendNum2Blocked autoDeleteUnusedStats enableDetailStat
+        enableScheduleMessageStats isolateLogEnable",
+    ),
+    ("there is no home folder", "rocketmqHome"),
+];
+
+conf! {
+    /// What `mqnamesrv` takes.
+    NamesrvConf, NAMESRV_FIXED, NAMESRV_IGNORED;
+
+    bind_address: IpAddr = ANY, "bindAddress";
+    listen_port: u16 = 9876, "listenPort" in 1..=65535;
+    kv_config_path: PathBuf = in_home("namesrv/kvConfig.json"), "kvConfigPath";
+    /// Routes carry the order configuration of their topic.
+    order_message_enable: bool = false, "orderMessageEnable", run_time;
+    return_order_topic_config_to_broker: bool = true, "returnOrderTopicConfigToBroker", run_time;
+    scan_not_active_broker_interval: i64 = 5_000,
+        "scanNotActiveBrokerInterval" in 10..=3_600_000, run_time;
+    /// All topics may be listed.
+    enable_all_topic_list: bool = true, "enableAllTopicList", run_time;
+    /// Topics of a cluster, system and unit topics may be listed.
+    enable_topic_list: bool = true, "enableTopicList", run_time;
+    /// The lowest slave is shown as master where there is none.
+    support_acting_master: bool = false, "supportActingMaster", run_time;
+    /// A topic that a broker no longer registers is removed.
+    delete_topic_with_broker_registration: bool = false,
+        "deleteTopicWithBrokerRegistration", run_time;
+    server_channel_max_idle_time_seconds: i64 = 120,
+        "serverChannelMaxIdleTimeSeconds" in 1..=86_400;
+    /// Who besides this machine may change configuration and delete (a key of our own).
+    admin_allowed_addresses: IpRanges = IpRanges::default(), "adminAllowedAddresses";
+    /// Connections at a time (a key of our own).
+    max_connections: usize = 50_000, "maxConnections" in 1..=10_000_000;
+    /// Bytes of large requests that are being received, in all (a key of our own).
+    max_in_flight_bytes: usize = 256 << 20, "maxInFlightBytes" in 16 << 20..=1 << 40;
+}
+
+impl NamesrvConf {
+    fn finish(&mut self) -> Result<(), ConfError> {
+        Ok(())
+    }
+}
+
+const NAMESRV_FIXED: &[Fixed] = &[
+    ("enableControllerInNamesrv", "false", "there is no controller"),
+    ("clusterTest", "false", "it is a test mode of RocketMQ"),
+];
+
+const NAMESRV_IGNORED: &[Ignored] = &[
+    (
+        "requests need no thread pools here",
+        "clientRequestThreadPoolNums clientRequestThreadPoolQueueCapacity defaultThreadPoolNums
+        defaultThreadPoolQueueCapacity unRegisterBrokerQueueCapacity serverAsyncSemaphoreValue
+        serverCallbackExecutorThreads serverOnewaySemaphoreValue serverSelectorThreads
+        serverWorkerThreads useEpollNativeSelector",
+    ),
+    (
+        "sockets are left as the system sets them up",
+        "serverPooledByteBufAllocatorEnable serverSocketBacklog serverSocketRcvBufSize
+        serverSocketSndBufSize writeBufferHighWaterMark writeBufferLowWaterMark useTLS",
+    ),
+    (
+        "the feature is not there",
+        "notifyMinBrokerIdChanged needWaitForService waitSecondsForService",
+    ),
+    ("what is changed at run time is not kept", "configStorePath configBlackList"),
+    ("there is no home folder", "rocketmqHome productEnvName"),
+];
+
+fn delay_levels() -> DelayLevels {
+    let text = "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h";
+    DelayLevels::read(text).unwrap_or(DelayLevels { ms: Vec::new(), text: String::new() })
+}
+
+fn in_home(path: &str) -> PathBuf {
+    PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(path)
+}
+
+fn host_name() -> String {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| "DEFAULT_BROKER".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn properties_as_java_reads_them() {
+        let text = "\u{feff}# c\r\n! c\n\n  a=1\nb : 2\r\nc\t3\n d\\ e\\=f = x=y \\\n   z\\\\\n\
+            empty\nu=\\u00e9\\uD83D\\uDE00\\t|\\q\nk=#no\\";
+        let entries = read_properties(text).unwrap();
+        let entries: Vec<_> = entries.iter().map(|e| (e.line, &*e.key, &*e.value)).collect();
+        assert_eq!(
+            entries,
+            [
+                (4, "a", "1"),
+                (5, "b", "2"),
+                (6, "c", "3"),
+                (7, "d e=f", "x=y z\\"),
+                (9, "empty", ""),
+                (10, "u", "é😀\t|q"),
+                (11, "k", "#no"),
+            ]
+        );
+        assert_eq!(read_properties("a=1\nb=\\u12").unwrap_err().0, 2);
+        assert_eq!(read_properties("b=\\u+123").unwrap_err().0, 1);
+    }
+
+    fn loaded(text: &str) -> Result<(BrokerConf, Vec<String>), String> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("broker.conf");
+        std::fs::write(&file, text).unwrap();
+        let place = format!("{}/", dir.path().display());
+        BrokerConf::load(Some(&file))
+            .map(|(conf, w)| (conf, w.iter().map(|w| w.replace(&place, "")).collect()))
+            .map_err(|e| e.to_string().replace(&place, ""))
+    }
+
+    #[test]
+    fn files_say_what_is_wrong_and_where() {
+        let (conf, warnings) = loaded(
+            "brokerName=b\nlistenPort = 20911 \ndeleteWhen=04;16\nnamesrvAddr=a:1;b:2\n\
+            sendMessageThreadPoolNums=4\nnosuch=1\nbrokerRole=ASYNC_MASTER\n",
+        )
+        .unwrap();
+        assert_eq!((&*conf.broker_name, conf.listen_port), ("b", 20911));
+        assert_eq!((conf.delete_when.0, conf.namesrv_addr.0.len()), (vec![4, 16], 2));
+        assert_eq!(
+            warnings,
+            [
+                "broker.conf:5: sendMessageThreadPoolNums has no effect: requests need no thread pools here",
+                "broker.conf:6: there is no key nosuch; it has no effect",
+            ]
+        );
+        for (text, error) in [
+            (
+                "\nlistenPort=x",
+                "2: listenPort has the value \"x\"; it takes a number from 0 to 65535",
+            ),
+            (
+                "listenPort=1",
+                "1: listenPort has the value \"1\"; it takes a number from 3 to 65534",
+            ),
+            (
+                "flushDiskType=SYNC",
+                "1: flushDiskType has the value \"SYNC\"; it takes ASYNC_FLUSH or SYNC_FLUSH",
+            ),
+            (
+                "messageDelayLevel=1s é",
+                "1: messageDelayLevel has the value \"1s é\"; it takes times parted by blanks, as 1s 5s 1m 2h 1d",
+            ),
+            (
+                "namesrvAddr=localhost",
+                "1: namesrvAddr has the value \"localhost\"; it takes name servers as host:port;host:port",
+            ),
+            (
+                "aclEnable=true",
+                "1: aclEnable has the value \"true\"; it takes false here: access control is not there yet, and nobody should think it is",
+            ),
+        ] {
+            assert_eq!(loaded(text).unwrap_err(), format!("broker.conf:{error}"));
+        }
+    }
+
+    #[test]
+    fn what_is_printed_is_read_back() {
+        let conf = BrokerConf::default();
+        let all = conf.get_all();
+        assert!(all.is_sorted() && all.contains(&("diskMaxUsedSpaceRatio", "75".into())));
+        let mut read = BrokerConf::default();
+        for (key, value) in &all {
+            read.put(key, value).unwrap();
+        }
+        assert_eq!(read.get_all(), all);
+        assert_eq!(
+            (conf.message_delay_level.ms.len(), conf.message_delay_level.ms[17]),
+            (18, 7_200_000)
+        );
+    }
+
+    #[test]
+    fn at_run_time() {
+        let mut conf = BrokerConf::default();
+        conf.set("autoCreateTopicEnable", "FALSE").unwrap();
+        assert!(!conf.auto_create_topic_enable);
+        for key in [
+            "storePathRootDir",
+            "listenPort",
+            "adminAllowedAddresses",
+            "brokerRole",
+            "rocketmqHome",
+        ] {
+            assert_eq!(conf.set(key, "/x"), Err(SetError::AtStart(key.into())));
+        }
+        assert_eq!(conf.set("nosuch", ""), Err(SetError::Unknown("nosuch".into())));
+        assert!(matches!(conf.set("brokerPermission", "9"), Err(SetError::Value { .. })));
+    }
+
+    #[test]
+    fn ranges_of_addresses() {
+        let ranges = IpRanges::read("10.1.2.3, 192.168.0.0/16,::1/128,fd00::/8").unwrap();
+        let inside = |ip: &str| ranges.contains(ip.parse().unwrap());
+        assert!(
+            ["10.1.2.3", "::ffff:10.1.2.3", "192.168.9.9", "::1", "fdff::1"]
+                .map(inside)
+                .iter()
+                .all(|i| *i)
+        );
+        assert!(
+            !["10.1.2.4", "192.169.0.0", "::2", "fe00::", "0.0.0.1"].map(inside).iter().any(|i| *i)
+        );
+        assert!(IpRanges::read("0.0.0.0/0").unwrap().contains("8.8.8.8".parse().unwrap()));
+        assert!(!IpRanges::read("").unwrap().contains("8.8.8.8".parse().unwrap()));
+        assert!(IpRanges::read("10.0.0.0/33").is_none() && IpRanges::read("all").is_none());
+    }
+}
