@@ -363,7 +363,7 @@ async fn who_is_elsewhere_may_look_and_not_change() {
     let mut settings = settings(dir.path());
     settings.config = ConfigAccess::new(
         Box::new(move || all.lock().unwrap().clone()),
-        Box::new(move |changes| {
+        Box::new(move |_, changes| {
             set.lock().unwrap().extend_from_slice(changes);
             Ok(())
         }),

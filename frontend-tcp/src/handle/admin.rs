@@ -16,7 +16,7 @@ use crate::wire::fastjson::{json, object};
 use crate::wire::fields::header;
 
 type All = Box<dyn Fn() -> Vec<(String, String)> + Send + Sync>;
-type Set = Box<dyn Fn(&[(String, String)]) -> Result<(), String> + Send + Sync>;
+type Set = Box<dyn Fn(&BrokerService, &[(String, String)]) -> Result<(), String> + Send + Sync>;
 
 /// The broker's settings as text, for requests 25 and 26.
 pub struct ConfigAccess {
@@ -36,7 +36,8 @@ impl ConfigAccess {
 impl Default for ConfigAccess {
     /// Nothing to show, nothing to change.
     fn default() -> ConfigAccess {
-        let set = |_: &[_]| Err("this broker's settings cannot be changed".to_owned());
+        let set =
+            |_: &BrokerService, _: &[_]| Err("this broker's settings cannot be changed".to_owned());
         ConfigAccess::new(Box::new(Vec::new), Box::new(set))
     }
 }
@@ -222,7 +223,7 @@ pub fn update_config(service: &BrokerService, _: &Arc<Conn>, request: &Request<'
         return Err(Failure::Code(response::NO_PERMISSION, text));
     }
     if !changes.is_empty() {
-        (service.config.set)(&changes).map_err(failed)?;
+        (service.config.set)(service, &changes).map_err(failed)?;
         let mut version = service.config.version.lock().unwrap_or_else(PoisonError::into_inner);
         version.next(service.broker.now_ms());
     }
