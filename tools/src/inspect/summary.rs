@@ -275,9 +275,8 @@ pub fn topics(view: &StoreView, out: &mut Output) -> Answer {
         ("perm", ">PERM"),
     ])?;
     for (name, topic) in topics {
-        let config = |key| {
-            topic.config.get(key).and_then(Value::as_i64).map_or(Cell::None, Cell::Number)
-        };
+        let config =
+            |key| topic.config.get(key).and_then(Value::as_i64).map_or(Cell::None, Cell::Number);
         out.item([
             Cell::Text(name),
             Cell::number(topic.queues),
