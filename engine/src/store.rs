@@ -566,22 +566,27 @@ impl MessageStore {
         let mut at = from;
         let mut failed = Ok(());
         let now = self.clock.now_ms();
-        let checks = Checks { crc_from: u64::MAX, lost_pages: false };
+        // Zeros before `end` are no end: a power cut may have lost pages there.
+        let checks = Checks { crc_from: u64::MAX, lost_pages: true };
+        let mut nothing_left = true;
         let walked = scan::walk(&segments, from, checks, |step| {
             if let Step::Record(record) = step {
                 failed = index.put(&record, now, |time| self.index_is_on_disk(time));
                 if failed.is_err() {
+                    nothing_left = false;
                     return std::ops::ControlFlow::Break(());
                 }
                 at = record.physical_offset().unsigned_abs() + record.size() as u64;
             }
             if at >= until {
+                nothing_left = false;
                 std::ops::ControlFlow::Break(())
             } else {
                 std::ops::ControlFlow::Continue(())
             }
         });
         let at = if failed.is_ok() { at.max(walked.at) } else { at };
+        let at = if nothing_left { at.max(end) } else { at };
         self.indexed.store(at, Ordering::Release);
         failed.map(|()| true)
     }

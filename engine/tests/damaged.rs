@@ -135,3 +135,25 @@ fn a_topic_that_was_made_again_keeps_its_new_messages() {
         }
     }
 }
+
+/// A page of the last file that a power cut lost does not keep the index from what is behind it.
+#[test]
+fn the_index_goes_on_behind_zeros() {
+    let dir = filled(false);
+    let index = dir.path().join("index");
+    std::fs::remove_dir_all(&index).unwrap();
+    let log = dir.path().join("commitlog");
+    let last = std::fs::read_dir(&log).unwrap().map(|e| e.unwrap().path()).max().unwrap();
+    let mut bytes = std::fs::read(&last).unwrap();
+    bytes[1000..1600].fill(0);
+    std::fs::write(&last, bytes).unwrap();
+    let (store, report) = open(dir.path());
+    assert_eq!(report.damage.len(), 1, "{report}");
+    let steps = (0..100).take_while(|_| store.index_step().unwrap()).count();
+    assert!(steps < 100, "the index does not get on");
+    let newest = store.query("T", &format!("K{}", COUNT - 1), 9, 0, i64::MAX);
+    assert_eq!(newest.records.len(), 1);
+    append(&store, COUNT);
+    assert!(store.index_step().unwrap() && !store.index_step().unwrap());
+    store.close().unwrap();
+}
