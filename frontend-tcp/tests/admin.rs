@@ -381,7 +381,10 @@ async fn who_is_elsewhere_may_look_and_not_change() {
         let refused = ask(there, code, "");
         assert_eq!(refused.code, 16, "{code}: {:?}", refused.remark);
     }
-    assert_eq!(ask(there, request::GET_BROKER_CONFIG, "").code, 0);
+    for code in [request::GET_BROKER_CONFIG, request::GET_BROKER_RUNTIME_INFO] {
+        let answer = ask(there, code, "");
+        assert_eq!(answer.code, 0, "{code}: {:?}", answer.remark);
+    }
     let set = |text: &str| ask(here, request::UPDATE_BROKER_CONFIG, text).code;
     assert_eq!(set("# a comment\nbrokerPermission=4\nnobodyKnows=1\n"), 0);
     assert_eq!(permission.load(SeqCst), 4);
