@@ -40,7 +40,7 @@ fn append(c: &mut Criterion) {
             b.iter_custom(|count| {
                 let (mut left, mut took) = (count, Duration::ZERO);
                 while left > 0 {
-                    let dir = tempfile::tempdir_in(".").unwrap();
+                    let dir = tempfile::tempdir().unwrap();
                     let (store, _) = MessageStore::open(StoreConfig::at(dir.path())).unwrap();
                     let store = Arc::new(store);
                     store.run_background().unwrap();

@@ -552,7 +552,7 @@ impl QueueCheck<'_> {
 
 /// Whether the queue is right though it says otherwise: a topic that was deleted and made
 /// again counts its offsets anew, while its old records are still in the log.
-fn is_of_an_earlier_life(
+pub fn is_of_an_earlier_life(
     segments: &[Segment],
     queue: &ConsumeQueue,
     record: &Record<'_>,

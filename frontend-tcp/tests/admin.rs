@@ -4,12 +4,10 @@
 
 mod common;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
 use bytes::{Buf, BytesMut};
 use common::*;
-use mq_broker::config::BrokerConf;
 use mq_broker::conn::{Conn, Reply, Request, Response};
 use mq_broker::handle::admin::ConfigAccess;
 use mq_broker::run::Running;
@@ -360,12 +358,15 @@ async fn requests_go_on_to_consumers_and_their_answers_back() {
 #[tokio::test]
 async fn who_is_elsewhere_may_look_and_not_change() {
     let dir = tempfile::tempdir().unwrap();
-    let permission = Arc::new(AtomicI32::new(6));
-    let applied = permission.clone();
+    let kept = Arc::new(Mutex::new(vec![("b".to_string(), "2".to_string())]));
+    let (all, set) = (kept.clone(), kept.clone());
     let mut settings = settings(dir.path());
     settings.config = ConfigAccess::new(
-        BrokerConf::default(),
-        Box::new(move |conf| applied.store(conf.broker_permission, SeqCst)),
+        Box::new(move || all.lock().unwrap().clone()),
+        Box::new(move |_, changes| {
+            set.lock().unwrap().extend_from_slice(changes);
+            Ok(())
+        }),
     );
     let running = start_with(settings).await;
     let ask = |peer: &str, code: i32, body: &str| {
@@ -385,15 +386,15 @@ async fn who_is_elsewhere_may_look_and_not_change() {
         let answer = ask(there, code, "");
         assert_eq!(answer.code, 0, "{code}: {:?}", answer.remark);
     }
-    let set = |text: &str| ask(here, request::UPDATE_BROKER_CONFIG, text).code;
-    assert_eq!(set("# a comment\nbrokerPermission=4\nnobodyKnows=1\n"), 0);
-    assert_eq!(permission.load(SeqCst), 4);
-    assert_eq!(set("brokerPermission=2\nadminAllowedAddresses=0.0.0.0/0"), 16);
-    assert_eq!(set("brokerPermission=99"), 1);
-    assert_eq!(permission.load(SeqCst), 4, "all that is asked for, or nothing");
+    assert_eq!(ask(here, request::UPDATE_BROKER_CONFIG, "# c\na=1\n").code, 0);
+    assert_eq!(ask(here, request::UPDATE_BROKER_CONFIG, "nonsense").code, 1);
+    assert_eq!(
+        ask(here, request::UPDATE_BROKER_CONFIG, "adminAllowedAddresses=0.0.0.0/0").code,
+        16
+    );
     let mut client = connect(&running).await;
     let config = call(&mut client, Command::new(request::GET_BROKER_CONFIG)).await;
-    assert!(text(&config).contains("\nbrokerPermission=4\n"), "{}", text(&config));
+    assert_eq!(text(&config), "a=1\nb=2\n");
     let version: Value = serde_json::from_str(&config.fields["version"]).unwrap();
     assert_eq!(version["counter"], json!(1));
     running.stop().await.unwrap();

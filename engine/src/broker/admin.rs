@@ -96,7 +96,7 @@ impl Broker {
     }
 
     fn refuse_system_topic(&self, topic: &str) -> Result<(), Refusal> {
-        if names::is_system_topic(topic, &self.config) {
+        if names::is_system_topic(topic, &self.config()) {
             let text = format!("The topic[{topic}] is conflict with system topic.");
             return Err(Refusal::Invalid(text));
         }
@@ -278,7 +278,7 @@ impl Broker {
 
     /// Topics that are the broker's own.
     pub fn system_topics(&self) -> BTreeSet<String> {
-        let there = names::system_topics(&self.config).into_iter().map(|t| t.topic_name);
+        let there = names::system_topics(&self.config()).into_iter().map(|t| t.topic_name);
         there.chain(names::OWN.map(String::from)).collect()
     }
 }

@@ -19,7 +19,7 @@ impl Broker {
         if let Some(group) = self.groups.get(name) {
             return Ok(group);
         }
-        if !self.config.auto_create_group {
+        if !self.config().auto_create_group {
             return Err(Refusal::NoGroup(name.into()));
         }
         names::check_group(name).map_err(Refusal::Invalid)?;
@@ -28,7 +28,7 @@ impl Broker {
 
     /// Whether a group may pull from a queue: broker, group, topic and queue allow it.
     pub fn check_pull(&self, group: &str, topic: &str, queue_id: i32) -> Result<(), Refusal> {
-        if self.config.permission & perm::READ == 0 {
+        if self.config().permission & perm::READ == 0 {
             let text = "the broker gives no messages (brokerPermission)".into();
             return Err(Refusal::NoPermission(text));
         }
@@ -81,6 +81,6 @@ impl Broker {
         }
         let first = queue.get(0).map_or(u64::MAX, |unit| unit.offset);
         let behind = self.store.log().end().saturating_sub(first);
-        (behind as f64 <= self.config.memory as f64 * IN_MEMORY).then_some(0)
+        (behind as f64 <= self.config().memory as f64 * IN_MEMORY).then_some(0)
     }
 }

@@ -15,7 +15,7 @@ pub mod stats;
 pub mod topics;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
@@ -105,7 +105,7 @@ pub enum Refusal {
 /// A broker on a store. All methods take `&self` and may be called from any thread.
 pub struct Broker {
     store: Arc<MessageStore>,
-    config: BrokerConfig,
+    config: RwLock<Arc<BrokerConfig>>,
     topics: Topics,
     groups: Groups,
     offsets: Offsets,
@@ -121,7 +121,7 @@ pub struct Broker {
 
 impl std::fmt::Debug for Broker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Broker({} on {:?})", self.config.name, self.store)
+        write!(f, "Broker({} on {:?})", self.config().name, self.store)
     }
 }
 
@@ -147,7 +147,7 @@ impl Broker {
             threads: Mutex::new(Vec::new()),
             stopping: AtomicBool::new(false),
             store,
-            config,
+            config: RwLock::new(Arc::new(config)),
         });
         broker.make_system_topics();
         broker.make_lost_topics(&mut notes);
@@ -166,8 +166,16 @@ impl Broker {
     pub fn store(&self) -> &Arc<MessageStore> {
         &self.store
     }
-    pub fn config(&self) -> &BrokerConfig {
-        &self.config
+    pub fn config(&self) -> Arc<BrokerConfig> {
+        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+    /// Goes on with other settings. Names stay what they were at the start.
+    pub fn set_config(&self, config: BrokerConfig) {
+        let old = self.config();
+        let (name, cluster) = (old.name.clone(), old.cluster.clone());
+        let config = BrokerConfig { name, cluster, ..config };
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+        self.make_system_topics();
     }
     pub fn topics(&self) -> &Topics {
         &self.topics
@@ -203,7 +211,7 @@ impl Broker {
     }
 
     fn make_system_topics(&self) {
-        for topic in names::system_topics(&self.config) {
+        for topic in names::system_topics(&self.config()) {
             if self.topics.get(&topic.topic_name).is_none() {
                 self.put_topic(topic);
             }
@@ -244,11 +252,11 @@ impl Broker {
         self.stats.step(now);
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         if now >= due.0 {
-            due.0 = now + self.config.save_offsets_ms;
+            due.0 = now + self.config().save_offsets_ms;
             self.offsets.save()?;
         }
         if now >= due.1 {
-            due.1 = now + self.config.save_delays_ms;
+            due.1 = now + self.config().save_delays_ms;
             self.delay.save()?;
         }
         Ok(())

@@ -120,7 +120,7 @@ impl Broker {
             (properties, target_queue) = {
                 let (mut text, queue) = self.delayed(text, target, target_queue, level);
                 if !known.cluster {
-                    properties::push(&mut text, name::CLUSTER, &self.config.cluster);
+                    properties::push(&mut text, name::CLUSTER, &self.config().cluster);
                 }
                 (text, queue)
             };
@@ -130,7 +130,7 @@ impl Broker {
             // Those who reply to a message find their way by it.
             let mut with = Vec::with_capacity(text.len() + 32);
             with.extend_from_slice(text);
-            properties::push(&mut with, name::CLUSTER, &self.config.cluster);
+            properties::push(&mut with, name::CLUSTER, &self.config().cluster);
             properties = with;
             text = &properties;
         }
@@ -214,7 +214,7 @@ impl Broker {
                 let text = format!("Sending message to topic[{}] is forbidden.", m.topic);
                 return Err(Refusal::NoPermission(text));
             }
-            if self.config.permission & perm::WRITE == 0 {
+            if self.config().permission & perm::WRITE == 0 {
                 let text = "the broker takes no messages (brokerPermission)".into();
                 return Err(Refusal::NoPermission(text));
             }
@@ -228,9 +228,11 @@ impl Broker {
         if let Some(group) = m.topic.strip_prefix(RETRY_PREFIX) {
             return self.retry_topic(group);
         }
+        let may_make = m.default_topic != names::DEFAULT_TOPIC || self.config().auto_create_topic;
         let template = self
             .topics
             .get(m.default_topic)
+            .filter(|_| may_make)
             .filter(|t| t.perm & perm::INHERIT != 0)
             .ok_or_else(|| Refusal::NoTopic(m.topic.into()))?;
         let queues = m.default_queues.clamp(0, template.write_queue_nums.max(0));
@@ -273,7 +275,7 @@ impl Broker {
         max_reconsume_times: Option<i32>,
     ) -> Result<Option<Appended>, Refusal> {
         let group_config = self.group(group)?;
-        if self.config.permission & perm::WRITE == 0 {
+        if self.config().permission & perm::WRITE == 0 {
             let text = "the broker takes no messages (brokerPermission)".into();
             return Err(Refusal::NoPermission(text));
         }

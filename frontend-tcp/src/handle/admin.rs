@@ -2,54 +2,43 @@
 //! settings (25, 26), offsets (43, 45, 314), cleaning up (306, 316, 329).
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mq_store::broker::groups::GroupConfig;
 use mq_store::broker::topics::{DataVersion, TopicConfig};
 use serde::{Deserialize, Serialize};
 
 use super::{BrokerService, Failure, Handled};
-use crate::config::{BrokerConf, Entry, SetError, read_properties};
 use crate::conn::{Conn, Request};
 use crate::wire::codes::response;
 use crate::wire::command::Command;
 use crate::wire::fastjson::{json, object};
 use crate::wire::fields::header;
 
-/// Makes changed settings take effect.
-pub type Apply = Box<dyn Fn(&BrokerConf) + Send + Sync>;
+type All = Box<dyn Fn() -> Vec<(String, String)> + Send + Sync>;
+type Set = Box<dyn Fn(&BrokerService, &[(String, String)]) -> Result<(), String> + Send + Sync>;
 
-/// The broker's settings, for requests 25 and 26. What 25 changes lasts until the next start.
-#[derive(Default)]
+/// The broker's settings as text, for requests 25 and 26.
 pub struct ConfigAccess {
-    conf: RwLock<BrokerConf>,
-    /// None if nothing can be changed while the broker runs.
-    apply: Option<Apply>,
+    /// All settings with their values.
+    all: All,
+    /// Changes settings, all that are given or none, and keeps them; or says why not.
+    set: Set,
     version: Mutex<DataVersion>,
 }
 
 impl ConfigAccess {
-    pub fn new(conf: BrokerConf, apply: Apply) -> ConfigAccess {
-        ConfigAccess { conf: RwLock::new(conf), apply: Some(apply), version: Mutex::default() }
+    pub fn new(all: All, set: Set) -> ConfigAccess {
+        ConfigAccess { all, set, version: Mutex::default() }
     }
+}
 
-    fn set(&self, entries: &[Entry], now_ms: i64) -> Result<(), SetError> {
-        let mut conf = self.conf.write().unwrap_or_else(PoisonError::into_inner);
-        let mut changed = conf.clone();
-        for Entry { key, value, .. } in entries {
-            match changed.set(key, value) {
-                // As the Java broker, which knows many more keys than matter here.
-                Err(SetError::Unknown(_)) => {}
-                Ok(()) if self.apply.is_none() => return Err(SetError::AtStart(key.clone())),
-                other => other?,
-            }
-        }
-        if let (true, Some(apply)) = (changed.get_all() != conf.get_all(), &self.apply) {
-            apply(&changed);
-            *conf = changed;
-            self.version.lock().unwrap_or_else(PoisonError::into_inner).next(now_ms);
-        }
-        Ok(())
+impl Default for ConfigAccess {
+    /// Nothing to show, nothing to change.
+    fn default() -> ConfigAccess {
+        let set =
+            |_: &BrokerService, _: &[_]| Err("this broker's settings cannot be changed".to_owned());
+        ConfigAccess::new(Box::new(Vec::new), Box::new(set))
     }
 }
 
@@ -216,29 +205,37 @@ pub fn all_groups(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>)
 
 // ---- settings ----
 
-/// Changes all settings of a properties text, or none.
-pub fn update_config(service: &BrokerService, conn: &Arc<Conn>, request: &Request<'_>) -> Handled {
-    let entries = std::str::from_utf8(request.body).ok().and_then(|t| read_properties(t).ok());
+/// Changes settings; the body is lines `key=value`.
+pub fn update_config(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
+    /// Where the file is, and what may not be changed, is not for the network to say.
+    const CLOSED: [&str; 3] = ["brokerConfigPath", "configBlackList", "adminAllowedAddresses"];
     let failed = |text: String| Failure::Code(response::SYSTEM_ERROR, text);
-    let entries = entries.ok_or_else(|| failed("string2Properties error".into()))?;
-    service.config.set(&entries, service.broker.now_ms()).map_err(|e| match e {
-        SetError::AtStart(_) => {
-            let text = format!("Can not update config in black list. {e}");
-            Failure::Code(response::NO_PERMISSION, text)
-        }
-        e => failed(e.to_string()),
-    })?;
-    for Entry { key, value, .. } in entries {
-        tracing::info!("{} sets {key}={value}", conn.peer());
+    let text = std::str::from_utf8(request.body).map_err(|e| failed(e.to_string()))?;
+    let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
+    let changes: Vec<(String, String)> = lines
+        .map(|line| {
+            let pair = line.split_once('=').map(|(k, v)| (k.trim().into(), v.trim().into()));
+            pair.ok_or_else(|| failed(format!("{line:?} is no key=value")))
+        })
+        .collect::<Result<_, _>>()?;
+    if let Some((key, _)) = changes.iter().find(|(key, _)| CLOSED.contains(&key.as_str())) {
+        let text = format!("Can not update config in black list. {key}");
+        return Err(Failure::Code(response::NO_PERMISSION, text));
+    }
+    if !changes.is_empty() {
+        (service.config.set)(service, &changes).map_err(failed)?;
+        let mut version = service.config.version.lock().unwrap_or_else(PoisonError::into_inner);
+        version.next(service.broker.now_ms());
     }
     Ok(Command::ok().into())
 }
 
 pub fn config(service: &BrokerService, _: &Arc<Conn>, _: &Request<'_>) -> Handled {
-    let all = service.config.conf.read().unwrap_or_else(PoisonError::into_inner).get_all();
-    let lines: String = all.into_iter().map(|(key, value)| format!("{key}={value}\n")).collect();
+    let mut lines: Vec<String> =
+        (service.config.all)().into_iter().map(|(k, v)| format!("{k}={v}\n")).collect();
+    lines.sort();
     let version = *service.config.version.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(Command::ok().field("version", json(&version)).body(lines).into())
+    Ok(Command::ok().field("version", json(&version)).body(lines.concat()).into())
 }
 
 // ---- offsets ----

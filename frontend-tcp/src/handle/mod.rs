@@ -10,10 +10,11 @@ pub mod send;
 pub mod stats;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use mq_store::Error;
 use mq_store::broker::{Broker, Refusal};
+use mq_store::store::ReadLimits;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::conn::{Conn, Reply, Request};
@@ -24,6 +25,20 @@ use crate::wire::codes::{request, response};
 use crate::wire::command::Command;
 use crate::wire::fields::FieldError;
 
+/// How pulls are answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    /// Pulls wait for messages (`longPollingEnable`), or only for so many ms.
+    pub long_polling: Result<(), i64>,
+    pub pull_limits: ReadLimits,
+}
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning { long_polling: Ok(()), pull_limits: ReadLimits::default() }
+    }
+}
+
 /// Everything a handler works with.
 pub struct BrokerService {
     pub broker: Arc<Broker>,
@@ -33,9 +48,7 @@ pub struct BrokerService {
     pub advertised: SocketAddr,
     /// Addresses besides loopback that may change configuration and delete.
     pub admins: Box<dyn Fn(IpAddr) -> bool + Send + Sync>,
-    /// Pulls wait for messages (`longPollingEnable`), or only for so many ms.
-    pub long_polling: Result<(), i64>,
-    pub pull_limits: mq_store::store::ReadLimits,
+    pub tuning: RwLock<Tuning>,
     pub region: String,
     pub config: admin::ConfigAccess,
 }
@@ -196,6 +209,10 @@ impl Service for BrokerService {
 }
 
 impl BrokerService {
+    pub fn tuning(&self) -> Tuning {
+        *self.tuning.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn is_admin(&self, ip: IpAddr) -> bool {
         ip.to_canonical().is_loopback() || (self.admins)(ip)
     }

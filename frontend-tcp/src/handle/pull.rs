@@ -50,7 +50,8 @@ pub fn pull(
     if h.sys_flag & COMMITS != 0 {
         broker.offsets().commit(h.group, h.topic, h.queue_id, h.commit_offset);
     }
-    let most = service.pull_limits;
+    let tuning = service.tuning();
+    let most = tuning.pull_limits;
     let limits = ReadLimits {
         messages: usize::try_from(h.max_msg_nums).unwrap_or(1).clamp(1, most.messages),
         bytes: h
@@ -69,7 +70,7 @@ pub fn pull(
     {
         return Ok(answer(read, h.queue_offset).into());
     }
-    let wait = match service.long_polling {
+    let wait = match tuning.long_polling {
         Ok(()) => h.suspend_timeout_ms.min(MAX_HOLD_MS),
         Err(short) => short,
     };

@@ -30,8 +30,6 @@ use crate::wire::fields::header;
 const ORDER_TOPIC_CONFIG: &str = "ORDER_TOPIC_CONFIG";
 /// From this version (4.9.4) on clients want standard JSON.
 const STANDARD_JSON: i32 = 401;
-/// From this version (5.0.0) on a compressed registration ends with mappings of static topics.
-const V5: i32 = 413;
 /// Bytes of a registration, decompressed.
 const MAX_BODY: u64 = 16 << 20;
 
@@ -229,7 +227,7 @@ fn register_broker(ns: &NameServer, conn: &Arc<Conn>, r: &Request<'_>) -> Result
     }
     let body = match r.body {
         [] => RegisterBody::default(),
-        body if h.compressed => decompress(body, r.head.version)
+        body if h.compressed => decompress(body)
             .map_err(|e| failed(response::SYSTEM_ERROR, format!("compressed body: {e}")))?,
         body => parse(body)?,
     };
@@ -279,7 +277,7 @@ fn register_broker(ns: &NameServer, conn: &Arc<Conn>, r: &Request<'_>) -> Result
 /// The compressed form: `i32 length, version · i32 count · topics · i32 length, filter servers`,
 /// each topic `i32 length · name, queues to read and write, permission, filter type` parted by
 /// blanks, from 5.x on with attributes. Mappings of static topics may follow.
-fn decompress(body: &[u8], version: i32) -> io::Result<RegisterBody> {
+fn decompress(body: &[u8]) -> io::Result<RegisterBody> {
     fn part(from: &mut impl Read) -> io::Result<Vec<u8>> {
         let len = number(from)?;
         let mut bytes = Vec::new();
@@ -306,11 +304,7 @@ fn decompress(body: &[u8], version: i32) -> io::Result<RegisterBody> {
             topic_of(&text).ok_or_else(|| io::Error::other(format!("{text:?} is no topic")))?;
         table.topic_config_table.insert(topic.topic_name.clone(), topic);
     }
-    let filter_server_list = match part(&mut from) {
-        Ok(list) if !list.is_empty() => serde_json::from_slice(&list)?,
-        Err(e) if version >= V5 => return Err(e),
-        _ => Vec::new(),
-    };
+    let filter_server_list = serde_json::from_slice(&part(&mut from)?)?;
     Ok(RegisterBody { filter_server_list, topic_config_serialize_wrapper: table })
 }
 

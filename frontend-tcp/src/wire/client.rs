@@ -32,6 +32,14 @@ impl Client {
         tokio::time::timeout(timeout, self.exchange(command)).await?
     }
 
+    /// Waits until the server ends the connection.
+    pub async fn ended(&mut self) {
+        while self.stream.read_buf(&mut self.buf).await.is_ok_and(|n| n > 0) {
+            // Nothing is expected: what a server asks of its own accord is not answered.
+            self.buf.clear();
+        }
+    }
+
     async fn exchange(&mut self, command: &Command) -> io::Result<Response> {
         self.opaque = self.opaque.wrapping_add(1);
         let mut out = Outgoing::default();

@@ -20,6 +20,7 @@ use serde::Serialize;
 use super::body::{self, Form};
 use super::output::{Output, printable, size};
 use super::time::local;
+use super::verify::damage_of;
 use super::{Answer, Failure, Filter, Messages, Query, TimeRange};
 
 /// A message as JSON. Names and forms are those of RocketMQ's message class.
@@ -93,7 +94,7 @@ impl<'a> Line<'a> {
             body_crc: r.body_crc(),
             body_length: r.body().len(),
             body: with_body.then(|| STANDARD.encode(r.body())),
-            damaged: r.check_body().err().map(|e| e.to_string()),
+            damaged: damage_of(r),
             properties,
         }
     }
@@ -136,19 +137,18 @@ struct List<'a> {
 
 impl<'a> List<'a> {
     fn new(out: &'a mut Output, body: bool, limit: usize) -> io::Result<List<'a>> {
-        if !out.json {
-            out.table(&[
-                ">POSITION",
-                "TOPIC",
-                ">QUEUE",
-                ">OFFSET",
-                "STORED",
-                ">BODY",
-                "TAGS",
-                "KEYS",
-                "UNIQUE KEY",
-            ])?;
-        }
+        let titles = [
+            ">POSITION",
+            "TOPIC",
+            ">QUEUE",
+            ">OFFSET",
+            "STORED",
+            ">BODY",
+            "TAGS",
+            "KEYS",
+            "UNIQUE KEY",
+        ];
+        out.table(&titles.map(|title| ("", title)))?;
         Ok(List { out, body, left: limit, any: false, failed: Ok(()) })
     }
 

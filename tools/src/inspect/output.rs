@@ -3,6 +3,7 @@
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 
 use serde::Serialize;
+use serde_json::Value;
 use unicode_width::UnicodeWidthStr;
 
 /// Rows that are gathered before the widths of their columns are settled. What comes later may
@@ -19,9 +20,46 @@ pub struct Output {
 }
 
 struct Column {
+    name: &'static str,
     title: &'static str,
     is_number: bool,
     width: usize,
+}
+
+/// What stands in a table.
+pub enum Cell {
+    Text(String),
+    Number(i64),
+    Bytes(u64),
+    Time(Option<i64>),
+    None,
+}
+
+impl Cell {
+    /// A count or an offset; the files hold none that is larger than an i64.
+    pub fn number(n: impl TryInto<i64>) -> Cell {
+        Cell::Number(n.try_into().unwrap_or(i64::MAX))
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Cell::Text(text) => text.clone(),
+            Cell::Number(n) => n.to_string(),
+            Cell::Bytes(n) => size(*n),
+            Cell::Time(ms) => ms.map(super::time::local).unwrap_or_default(),
+            Cell::None => "-".into(),
+        }
+    }
+
+    fn json(&self) -> Value {
+        match self {
+            Cell::Text(text) => text.as_str().into(),
+            Cell::Number(n) => (*n).into(),
+            Cell::Bytes(n) => (*n).into(),
+            Cell::Time(ms) => (*ms).into(),
+            Cell::None => Value::Null,
+        }
+    }
 }
 
 struct Row {
@@ -53,16 +91,28 @@ impl Output {
         writeln!(self.to, "{line}")
     }
 
-    /// Begins a table. Titles with `>` before them are of columns with numbers.
-    pub fn table(&mut self, titles: &[&'static str]) -> io::Result<()> {
+    /// Begins a table: names for JSON and titles for people, with `>` before those of columns
+    /// with numbers.
+    pub fn table(&mut self, names_and_titles: &[(&'static str, &'static str)]) -> io::Result<()> {
         self.flush_rows()?;
-        let column = |t: &&'static str| {
+        let column = |(name, t): &(&'static str, &'static str)| {
             let title = t.trim_start_matches('>');
-            Column { title, is_number: t.starts_with('>'), width: title.width() }
+            Column { name, title, is_number: t.starts_with('>'), width: title.width() }
         };
-        self.columns = titles.iter().map(column).collect();
-        self.header_is_due = true;
+        self.columns = names_and_titles.iter().map(column).collect();
+        self.header_is_due = !self.json;
         Ok(())
+    }
+
+    /// Adds a row to the table, or writes it as an object.
+    pub fn item<const N: usize>(&mut self, cells: [Cell; N]) -> io::Result<()> {
+        if !self.json {
+            return self.row(cells.map(|c| c.text()), "");
+        }
+        let object: Vec<String> = std::iter::zip(&self.columns, &cells)
+            .map(|(column, cell)| format!("\"{}\":{}", column.name, cell.json()))
+            .collect();
+        writeln!(self.to, "{{{}}}", object.join(","))
     }
 
     /// Adds a row to the table.

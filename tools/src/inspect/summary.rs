@@ -10,10 +10,10 @@ use mq_store::codec::record::{Record, sys_flag};
 use mq_store::log::scan::{Step, Why};
 use mq_store::queue::consume_queue::ConsumeQueue;
 use mq_store::store::as_record;
-use mq_store::view::{Misfit, StoreView};
-use serde_json::{Map, Value, json};
+use mq_store::view::{BatchQueue, Misfit, StoreView};
+use serde_json::{Value, json};
 
-use super::output::{Output, Progress, count, size};
+use super::output::{Cell, Output, Progress, count, size};
 use super::time::local;
 use super::{Answer, Failure, Offsets, Queues};
 
@@ -166,29 +166,18 @@ pub fn summary(view: &StoreView, out: &mut Output) -> Answer {
         return Ok(true);
     };
     let time = |ms| if ms == 0 { "0".into() } else { local(ms) };
-    fact(
-        "checkpoint",
-        format!(
-            "log {}, queues {}, index {}",
-            time(c.log_time),
-            time(c.queue_time),
-            time(c.index_time)
-        ),
-    )?;
-    let offsets = [
-        ("confirmed", c.confirm_offset),
-        ("queues to", c.queue_physical_offset),
-        ("master flushed", c.master_flushed_offset),
-    ];
-    let offsets: Vec<_> =
-        offsets.iter().filter(|o| o.1 != 0).map(|(what, at)| format!("{what} {at}")).collect();
-    if !offsets.is_empty() {
-        fact("", offsets.join(", "))?;
+    let times = [c.log_time, c.queue_time, c.index_time].map(time);
+    let [log, queues, index] = times;
+    fact("checkpoint", format!("log {log}, queues {queues}, index {index}"))?;
+    if (c.confirm_offset, c.queue_physical_offset) != (0, 0) {
+        let (confirmed, queues) = (c.confirm_offset, c.queue_physical_offset);
+        fact("", format!("confirmed {confirmed}, queues to {queues}"))?;
     }
     Ok(true)
 }
 
 /// What is shown of a queue.
+#[derive(Default)]
 struct QueueFacts {
     kind: &'static str,
     min: u64,
@@ -199,22 +188,34 @@ struct QueueFacts {
 }
 
 fn facts_of(view: &StoreView, queue: &ConsumeQueue) -> QueueFacts {
-    let (mut messages, mut bytes, mut last) = (0, 0, None);
-    queue.for_each(queue.min_offset(), |_, unit| {
-        messages += 1;
-        bytes += u64::from(unit.size);
+    let (min, max) = (queue.min_offset(), queue.max_offset());
+    let kind = if queue.topic().starts_with("%LMQ%") { "light" } else { "" };
+    let mut facts = QueueFacts { kind, min, max, ..QueueFacts::default() };
+    let mut last = None;
+    queue.for_each(min, |_, unit| {
+        facts.messages += 1;
+        facts.bytes += u64::from(unit.size);
         last = Some(unit.offset);
         true
     });
     let last = last.and_then(|at| view.record_at(at));
-    QueueFacts {
-        kind: if queue.topic().starts_with("%LMQ%") { "light" } else { "" },
-        min: queue.min_offset(),
-        max: queue.max_offset(),
-        messages,
-        bytes,
-        last_time: last.as_deref().and_then(as_record).map(|r| r.store_timestamp()),
+    facts.last_time = last.as_deref().and_then(as_record).map(|r| r.store_timestamp());
+    facts
+}
+
+fn facts_of_batches(view: &StoreView, queue: &BatchQueue) -> QueueFacts {
+    let mut facts = QueueFacts { kind: "batch", ..QueueFacts::default() };
+    for batch in queue.units() {
+        facts.max = batch.end();
+        if batch.unit.offset < view.log_min() {
+            facts.min = batch.end();
+            continue;
+        }
+        facts.messages += u64::from(batch.count);
+        facts.bytes += u64::from(batch.unit.size);
+        facts.last_time = Some(batch.store_timestamp);
     }
+    facts
 }
 
 /// Shows every queue, those of a topic one behind the other.
@@ -223,35 +224,16 @@ fn each_queue(
     topic: Option<&str>,
     mut visit: impl FnMut(&str, i32, QueueFacts) -> io::Result<()>,
 ) -> Result<(), Failure> {
-    let wanted = |t: &String| topic.is_none_or(|want| want == t);
     let (plain, batch) = (view.queues()?, view.batch_queues()?);
     let topics: BTreeSet<&String> = plain.keys().chain(batch.keys()).collect();
     let mut misfits = Vec::new();
-    for topic in topics.into_iter().filter(|t| wanted(t)) {
+    for topic in topics.into_iter().filter(|t| topic.is_none_or(|want| want == *t)) {
         for id in plain.get(topic).into_iter().flatten() {
             visit(topic, *id, facts_of(view, &view.queue(topic, *id, &mut misfits)?))?;
         }
         for id in batch.get(topic).into_iter().flatten() {
             let queue = view.batch_queue(topic, *id, &mut misfits)?;
-            let mut facts = QueueFacts {
-                kind: "batch",
-                min: 0,
-                max: 0,
-                messages: 0,
-                bytes: 0,
-                last_time: None,
-            };
-            for batch in queue.units() {
-                facts.max = batch.end();
-                if batch.unit.offset < view.log_min() {
-                    facts.min = batch.end();
-                    continue;
-                }
-                facts.messages += u64::from(batch.count);
-                facts.bytes += u64::from(batch.unit.size);
-                facts.last_time = Some(batch.store_timestamp);
-            }
-            visit(topic, *id, facts)?;
+            visit(topic, *id, facts_of_batches(view, &queue))?;
         }
     }
     tell(&misfits);
@@ -265,14 +247,14 @@ pub fn topics(view: &StoreView, out: &mut Output) -> Answer {
         messages: u64,
         bytes: u64,
         last_time: Option<i64>,
-        config: Option<Map<String, Value>>,
+        config: Value,
     }
     let mut topics: BTreeMap<String, Topic> = BTreeMap::new();
     let file = view.config("topics.json");
     tell(file.problem.as_slice());
     let table = file.value.as_ref().and_then(|v| v.get("topicConfigTable")?.as_object());
     for (name, config) in table.into_iter().flatten() {
-        topics.entry(name.clone()).or_default().config = config.as_object().cloned();
+        topics.entry(name.clone()).or_default().config = config.clone();
     }
     each_queue(view, None, |topic, _, facts| {
         let sum = topics.entry(topic.to_owned()).or_default();
@@ -282,39 +264,29 @@ pub fn topics(view: &StoreView, out: &mut Output) -> Answer {
         sum.last_time = sum.last_time.max(facts.last_time);
         Ok(())
     })?;
-    if !out.json {
-        out.table(&["TOPIC", ">QUEUES", ">MESSAGES", ">BYTES", "LAST STORED", "CONFIGURED"])?;
-    }
-    for (name, topic) in &topics {
-        let config = |key: &str| topic.config.as_ref().and_then(|c| c.get(key)).cloned();
-        if out.json {
-            out.object(&json!({
-                "topic": name, "queues": topic.queues, "messages": topic.messages,
-                "bytes": topic.bytes, "lastUpdateTimestamp": topic.last_time,
-                "perm": config("perm"), "readQueueNums": config("readQueueNums"),
-                "writeQueueNums": config("writeQueueNums"), "attributes": config("attributes"),
-            }))?;
-            continue;
-        }
-        let number = |key| config(key).and_then(|v| v.as_i64()).unwrap_or(0);
-        let configured = match topic.config {
-            None => "not in topics.json".into(),
-            Some(_) => format!(
-                "{} read, {} write, perm {}",
-                number("readQueueNums"),
-                number("writeQueueNums"),
-                number("perm")
-            ),
-        };
-        let cells = [
-            name.clone(),
-            topic.queues.to_string(),
-            topic.messages.to_string(),
-            size(topic.bytes),
-            topic.last_time.map(local).unwrap_or_default(),
-            configured,
-        ];
-        out.row(cells, "")?;
+    out.table(&[
+        ("topic", "TOPIC"),
+        ("queues", ">QUEUES"),
+        ("messages", ">MESSAGES"),
+        ("bytes", ">BYTES"),
+        ("lastUpdateTimestamp", "LAST STORED"),
+        ("readQueueNums", ">READ"),
+        ("writeQueueNums", ">WRITE"),
+        ("perm", ">PERM"),
+    ])?;
+    for (name, topic) in topics {
+        let config =
+            |key| topic.config.get(key).and_then(Value::as_i64).map_or(Cell::None, Cell::Number);
+        out.item([
+            Cell::Text(name),
+            Cell::number(topic.queues),
+            Cell::number(topic.messages),
+            Cell::Bytes(topic.bytes),
+            Cell::Time(topic.last_time),
+            config("readQueueNums"),
+            config("writeQueueNums"),
+            config("perm"),
+        ])?;
     }
     Ok(true)
 }
@@ -323,63 +295,54 @@ pub fn queues(view: &StoreView, args: &Queues, out: &mut Output) -> Answer {
     if args.units {
         return units(view, args.topic.as_deref(), out);
     }
-    if !out.json {
-        out.table(&[
-            "TOPIC",
-            ">QUEUE",
-            ">MIN",
-            ">MAX",
-            ">MESSAGES",
-            ">BYTES",
-            "LAST STORED",
-            "KIND",
-        ])?;
-    }
+    out.table(&[
+        ("topic", "TOPIC"),
+        ("queueId", ">QUEUE"),
+        ("minOffset", ">MIN"),
+        ("maxOffset", ">MAX"),
+        ("messages", ">MESSAGES"),
+        ("bytes", ">BYTES"),
+        ("lastUpdateTimestamp", "LAST STORED"),
+        ("kind", "KIND"),
+    ])?;
     each_queue(view, args.topic.as_deref(), |topic, id, q| {
-        if out.json {
-            return out.object(&json!({
-                "topic": topic, "queueId": id, "minOffset": q.min, "maxOffset": q.max,
-                "messages": q.messages, "bytes": q.bytes, "lastUpdateTimestamp": q.last_time,
-                "kind": q.kind,
-            }));
-        }
-        let cells = [
-            topic.to_owned(),
-            id.to_string(),
-            q.min.to_string(),
-            q.max.to_string(),
-            q.messages.to_string(),
-            size(q.bytes),
-            q.last_time.map(local).unwrap_or_default(),
-            q.kind.to_owned(),
-        ];
-        out.row(cells, "")
+        out.item([
+            Cell::Text(topic.to_owned()),
+            Cell::number(id),
+            Cell::number(q.min),
+            Cell::number(q.max),
+            Cell::number(q.messages),
+            Cell::Bytes(q.bytes),
+            Cell::Time(q.last_time),
+            Cell::Text(q.kind.to_owned()),
+        ])
     })?;
     Ok(true)
 }
 
 fn units(view: &StoreView, topic: Option<&str>, out: &mut Output) -> Answer {
-    if !out.json {
-        out.table(&["TOPIC", ">QUEUE", ">OFFSET", ">POSITION", ">SIZE", ">TAGS CODE"])?;
-    }
+    out.table(&[
+        ("topic", "TOPIC"),
+        ("queueId", ">QUEUE"),
+        ("queueOffset", ">OFFSET"),
+        ("commitLogOffset", ">POSITION"),
+        ("size", ">SIZE"),
+        ("tagsCode", ">TAGS CODE"),
+    ])?;
     let mut misfits = Vec::new();
     for (name, ids) in view.queues()?.iter().filter(|(t, _)| topic.is_none_or(|want| want == *t)) {
         for id in ids {
             let queue = view.queue(name, *id, &mut misfits)?;
             let mut failed = Ok(());
             queue.for_each(queue.min_offset(), |offset, unit| {
-                failed = if out.json {
-                    out.object(&json!({
-                        "topic": name, "queueId": id, "queueOffset": offset,
-                        "commitLogOffset": unit.offset, "size": unit.size,
-                        "tagsCode": unit.tags_code,
-                    }))
-                } else {
-                    let numbers = [*id as i64, offset as i64, unit.offset as i64];
-                    let [id, offset, at] = numbers.map(|n| n.to_string());
-                    let (size, tags) = (unit.size.to_string(), unit.tags_code.to_string());
-                    out.row([name.clone(), id, offset, at, size, tags], "")
-                };
+                failed = out.item([
+                    Cell::Text(name.clone()),
+                    Cell::number(*id),
+                    Cell::number(offset),
+                    Cell::number(unit.offset),
+                    Cell::number(unit.size),
+                    Cell::Number(unit.tags_code),
+                ]);
                 failed.is_ok()
             });
             failed?;
@@ -392,34 +355,40 @@ fn units(view: &StoreView, topic: Option<&str>, out: &mut Output) -> Answer {
 pub fn offsets(view: &StoreView, args: &Offsets, out: &mut Output) -> Answer {
     let (committed, misfits) = view.committed();
     tell(&misfits);
-    if !out.json {
-        out.table(&["GROUP", "TOPIC", ">QUEUE", ">COMMITTED", ">MAX", ">LAG"])?;
-    }
+    out.table(&[
+        ("group", "GROUP"),
+        ("topic", "TOPIC"),
+        ("queueId", ">QUEUE"),
+        ("consumerOffset", ">COMMITTED"),
+        ("brokerOffset", ">MAX"),
+        ("lag", ">LAG"),
+    ])?;
+    let wanted = |want: &Option<String>, is: &str| want.as_deref().is_none_or(|want| want == is);
     for c in committed {
-        if args.group.as_ref().is_some_and(|g| *g != c.group)
-            || args.topic.as_ref().is_some_and(|t| *t != c.topic)
-        {
+        if !wanted(&args.group, &c.group) || !wanted(&args.topic, &c.topic) {
             continue;
         }
-        let max = match view.queue(&c.topic, c.queue_id, &mut Vec::new())?.max_offset() {
-            0 => view
-                .batch_queue(&c.topic, c.queue_id, &mut Vec::new())?
-                .units()
-                .last()
-                .map_or(0, |b| b.end()),
-            max => max,
-        };
+        let max = max_offset(view, &c.topic, c.queue_id)?;
         let lag = i64::try_from(max).unwrap_or(i64::MAX).saturating_sub(c.offset);
-        if out.json {
-            out.object(&json!({
-                "group": c.group, "topic": c.topic, "queueId": c.queue_id,
-                "consumerOffset": c.offset, "brokerOffset": max, "lag": lag,
-            }))?;
-            continue;
-        }
-        let numbers = [i64::from(c.queue_id), c.offset, max as i64, lag];
-        let [id, offset, max, lag] = numbers.map(|n| n.to_string());
-        out.row([c.group, c.topic, id, offset, max, lag], "")?;
+        out.item([
+            Cell::Text(c.group),
+            Cell::Text(c.topic),
+            Cell::number(c.queue_id),
+            Cell::Number(c.offset),
+            Cell::number(max),
+            Cell::Number(lag),
+        ])?;
     }
     Ok(true)
+}
+
+/// The next offset of a queue, plain or of batches.
+pub fn max_offset(view: &StoreView, topic: &str, id: i32) -> Result<u64, Failure> {
+    match view.queue(topic, id, &mut Vec::new())?.max_offset() {
+        0 => {
+            let batches = view.batch_queue(topic, id, &mut Vec::new())?;
+            Ok(batches.units().last().map_or(0, |b| b.end()))
+        }
+        max => Ok(max),
+    }
 }
