@@ -67,8 +67,7 @@ impl IndexFile {
         let header = file.header();
         let sound = (1..=shape.items as i32).contains(&header.count)
             && header.begin_offset >= 0
-            && header.begin_offset <= header.end_offset
-            && header.begin_time <= header.end_time;
+            && header.begin_offset <= header.end_offset;
         sound.then_some(file)
     }
 
@@ -99,8 +98,7 @@ impl IndexFile {
         self.header().count >= self.shape.items as i32
     }
 
-    /// Adds one key. Item first, then slot, then header: cut short anywhere, nothing wrong is
-    /// found.
+    /// Adds one key. The header comes last: what it does not count is not there yet.
     fn put(&self, hash: i32, offset: i64, store_time: i64) -> Result<()> {
         let mut header = self.header();
         let item_at = self.shape.item_at(header.count as u32);
@@ -292,7 +290,9 @@ impl Index {
         let begin = begin.saturating_sub(999);
         for file in files.iter().rev() {
             let header = file.header();
-            if header.begin_time > end || header.end_time < begin {
+            // A clock that was set back can have the end before the begin.
+            let times = [header.begin_time, header.end_time];
+            if times.iter().all(|t| *t > end) || times.iter().all(|t| *t < begin) {
                 continue;
             }
             file.find(hash, |item, time| {

@@ -185,6 +185,11 @@ pub fn recover(
 
     let log_min = segments.first().map_or(0, |s| s.base);
     let summary = if report.clean { read_summary(root) } else { None };
+    // From here on a crash may have left bytes that only the page cache has.
+    let unsynced_from = match report.clean {
+        true => u64::MAX,
+        false => crc_from(&segments, false, &checkpoint),
+    };
     let end = match summary.filter(|s| s.holds(&segments, &queues)) {
         Some(summary) => {
             report.fast = true;
@@ -199,6 +204,9 @@ pub fn recover(
     report.log = (log_min, end.at);
 
     let log = cut_log(fs, &log_dir, log_file_len, segments, &end, &attic, &mut report)?;
+    for segment in log.all().iter().filter(|s| s.limit() > unsynced_from) {
+        fs.sync_file(segment.file.path())?;
+    }
     for queue in queues.all() {
         queue.follow_log(log_min)?;
     }
@@ -251,7 +259,9 @@ pub fn log_file_len(files: &[(u64, PathBuf)], configured: usize) -> usize {
     });
     let len = lens.into_iter().max_by_key(|(len, count)| (*count, *len)).map(|(len, _)| len);
     let len = len.or(distance).and_then(|len| usize::try_from(len).ok());
-    len.filter(|len| *len > 0).unwrap_or(configured)
+    // One file alone, of a length that nobody sets up, was cut.
+    let is_cut = |len: &usize| files.len() == 1 && *len < configured && !len.is_multiple_of(4096);
+    len.filter(|len| *len > 0 && !is_cut(len)).unwrap_or(configured)
 }
 
 fn open_log(
@@ -608,19 +618,10 @@ fn cut_log(
             report.cut = Some(Cut { at: end.at, bytes, why: end.why.to_string(), kept });
         }
         if holds_end {
-            if !report.clean {
-                // A killed process left pages that only the page cache has.
-                fs.sync_file(&path)?;
-            }
             let file = MappedFile::open(fs, &path, (end.at - segment.base) as usize)?;
             kept.push(Segment { base: segment.base, file: Arc::new(file) });
         } else {
             fs.remove(&path)?;
-        }
-    }
-    if !report.clean {
-        for segment in kept.iter().rev().skip(1).take(1) {
-            fs.sync_file(segment.file.path())?;
         }
     }
     // A full last file gets its successor at the first append.

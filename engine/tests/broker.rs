@@ -216,3 +216,17 @@ fn a_message_on_a_retry_topic_that_failed_too_often_is_dead() {
     broker.send_back("G", at as i64, -1, None).unwrap();
     assert_eq!(bodies(&broker, "%DLQ%G"), ["m", "straight"]);
 }
+
+#[test]
+fn offsets_beyond_what_a_crash_left_go_back_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let House { broker, .. } = open(dir.path());
+    broker.send(&sending("T", "x", "")).unwrap();
+    broker.offsets().commit("G", "T", 0, 5);
+    broker.offsets().commit("H", "T", 0, 1);
+    broker.save_step().unwrap();
+    let killed = common::copy_of(dir.path());
+    let House { broker, notes, .. } = open(killed.path());
+    assert_eq!((broker.offsets().get("G", "T", 0), notes.len()), (Some(1), 1), "{notes:?}");
+    assert_eq!(broker.offsets().get("H", "T", 0), Some(1));
+}

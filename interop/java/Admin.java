@@ -109,7 +109,7 @@ final class Admin {
         Kit.Inbox inbox = new Kit.Inbox();
         kit.start(kit.push(group, topic, "*", inbox));
         Kit.await(30, "40 deliveries", () -> inbox.got.size() == 40);
-        Kit.await(10, "consume stats without lag", () -> {
+        Kit.await(30, "consume stats without lag", () -> {
             var stats = admin.examineConsumeStats(group);
             var mine = stats.getOffsetTable().entrySet().stream().filter(e -> e.getKey().getTopic().equals(topic)).collect(Collectors.toList());
             return stats.computeTotalDiff() == 0 && mine.size() == 4

@@ -269,7 +269,7 @@ final class Consuming {
             }
         }
         Kit.equal(2, kit.everything("%RETRY%" + group).size(), "messages in the retry topic");
-        Kit.await(10, "committed offsets", () -> kit.admin().examineConsumeStats(group).computeTotalDiff() == 0);
+        Kit.await(30, "committed offsets", () -> kit.admin().examineConsumeStats(group).computeTotalDiff() == 0);
     }
 
     private static void deadLetter(Kit kit) throws Exception {
@@ -301,12 +301,16 @@ final class Consuming {
         String topic = kit.topic(2);
         Map<String, MessageExt> got = new ConcurrentHashMap<>();
         Map<String, Long> times = new ConcurrentHashMap<>();
-        kit.start(kit.push(kit.name("group"), topic, "*", (MessageListenerConcurrently) (messages, context) -> {
+        var consumer = kit.start(kit.push(kit.name("group"), topic, "*", (MessageListenerConcurrently) (messages, context) -> {
             times.put(Kit.text(messages.get(0)), System.currentTimeMillis());
             Kit.check(got.put(Kit.text(messages.get(0)), messages.get(0)) == null, "twice");
             return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
         }));
+        Kit.balanced(topic, 2, consumer);
         DefaultMQProducer producer = kit.producer();
+        // Until the broker knows the new subscription (a heartbeat) pulls fail, and wait 3 s: have that behind us.
+        kit.send(producer, topic, "t", "warm", 2);
+        Kit.await(30, "warm-up", () -> got.size() == 2);
         Map<String, Long> sent = new HashMap<>();
         long[] seconds = {0, 1, 5, 10};
         for (int level = 0; level <= 3; level++) {
@@ -316,7 +320,7 @@ final class Consuming {
             sent.put("level" + level, System.currentTimeMillis());
             Kit.equal(SendStatus.SEND_OK, producer.send(message).getSendStatus(), "status");
         }
-        Kit.await(25, "4 deliveries", () -> got.size() == 4);
+        Kit.await(25, "4 deliveries", () -> got.size() == 6);
         for (int level = 0; level <= 3; level++) {
             String body = "level" + level;
             long waited = times.get(body) - sent.get(body);
@@ -324,7 +328,7 @@ final class Consuming {
             MessageExt m = got.get(body);
             Kit.equal("tag k" + level + " yes " + topic, m.getTags() + " " + m.getKeys() + " " + m.getProperty("kept") + " " + m.getTopic(), "tag, key, property, topic");
         }
-        Kit.equal(4, kit.everything(topic).size(), "messages in the topic");
+        Kit.equal(6, kit.everything(topic).size(), "messages in the topic");
     }
 
     private static void offsetsKept(Kit kit) throws Exception {
@@ -335,7 +339,7 @@ final class Consuming {
         var consumer = kit.start(kit.push(group, topic, "*", inbox));
         inbox.expect(30, first);
         consumer.shutdown();
-        Kit.await(10, "committed offsets", () -> {
+        Kit.await(30, "committed offsets", () -> {
             var stats = kit.admin().examineConsumeStats(group, topic).getOffsetTable().values();
             return stats.size() == 4 && stats.stream().allMatch(o -> o.getConsumerOffset() == 10 && o.getBrokerOffset() == 10);
         });
@@ -358,7 +362,7 @@ final class Consuming {
         Kit.Inbox inbox = new Kit.Inbox();
         var consumer = kit.start(kit.push(group, topic, "*", inbox));
         inbox.expect(30, all);
-        Kit.await(10, "committed offsets", () -> kit.admin().examineConsumeStats(group, topic).computeTotalDiff() == 0);
+        Kit.await(30, "committed offsets", () -> kit.admin().examineConsumeStats(group, topic).computeTotalDiff() == 0);
 
         // While the consumer lives the broker tells it; it drops its queues and takes them again from there.
         inbox.got.clear();

@@ -37,7 +37,7 @@ public final class Mqadmin {
             Kit.Inbox inbox = new Kit.Inbox();
             kit.start(kit.push(group, topic, "*", inbox));
             Kit.await(30, "31 deliveries", () -> inbox.got.size() == 31);
-            Kit.await(15, "committed offsets", () -> kit.admin().examineConsumeStats(group).computeTotalDiff() == 0);
+            Kit.await(30, "committed offsets", () -> kit.admin().examineConsumeStats(group).computeTotalDiff() == 0);
             Kit.await(10, "index", () -> producer.queryMessage(topic, "mqkey" + run, 9, 0, Long.MAX_VALUE).getMessageList().size() == 1);
 
             command("topicStatus -n NS -t " + topic, broker, "Max Offset", "0 +0 +1[01] ", "2 +0 +1[01] ");
@@ -92,11 +92,16 @@ public final class Mqadmin {
         PrintStream capture = new PrintStream(bytes, true, "UTF-8"), err = System.err;
         System.setOut(capture);
         System.setErr(capture);
+        long start = System.nanoTime();
         try {
             MQAdminStartup.main(line.replace(" NS", " " + nameServer).split(" "));
         } finally {
             System.setOut(OUT);
             System.setErr(err);
+        }
+        double seconds = (System.nanoTime() - start) / 1e9;
+        if (seconds > 10) {
+            OUT.printf("     %s: %s took %.1f s%n", label, line, seconds);
         }
         String output = bytes.toString("UTF-8");
         List<String> missing = new ArrayList<>();

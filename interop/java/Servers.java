@@ -28,7 +28,7 @@ final class Servers {
                     m -> m.getStoreHost().toString().substring(1), TreeMap::new, Collectors.counting()));
                 Kit.equal(kit.brokers().values().stream().collect(Collectors.toMap(a -> a, a -> 60L, Long::sum, TreeMap::new)), byBroker, "messages by broker");
                 Kit.await(10, "index", () -> producer.queryMessage(topic, "m7", 10, 0, Long.MAX_VALUE).getMessageList().size() == 1);
-                Kit.await(10, "no lag", () -> kit.admin().examineConsumeStats(group).computeTotalDiff() == 0);
+                Kit.await(30, "no lag", () -> kit.admin().examineConsumeStats(group).computeTotalDiff() == 0);
                 Kit.equal(1, kit.admin().examineConsumerConnectionInfo(group).getConnectionSet().size(), "members");
             }
         }
@@ -109,7 +109,7 @@ final class Servers {
             Kit.sameSet(expected, inbox.texts().stream().filter(t -> !again.contains(t)).collect(Collectors.toList()), "delivered");
             consumed.addAll(expected);
             recent.addAll(expected);
-            Kit.await(10, "no lag", () -> kit.admin().examineConsumeStats(group, topic).computeTotalDiff() == 0);
+            Kit.await(30, "no lag", () -> kit.admin().examineConsumeStats(group, topic).computeTotalDiff() == 0);
             consumer.shutdown();
         }
 

@@ -61,8 +61,14 @@ impl Delay {
         }
     }
 
-    pub(super) fn save(&self) -> Result<()> {
-        self.file.save(|| DelayTable { offset_table: lock(&self.offsets).clone() })
+    /// Saves the offsets. What they count as delivered is flushed first.
+    pub(super) fn save(&self, flush: impl FnOnce() -> Result<()>) -> Result<()> {
+        if !self.file.is_touched() {
+            return Ok(());
+        }
+        let table = DelayTable { offset_table: lock(&self.offsets).clone() };
+        flush()?;
+        self.file.save(|| table)
     }
 
     /// A delayed message came that is due at `due` (ms).

@@ -151,6 +151,7 @@ impl Broker {
         });
         broker.make_system_topics();
         broker.make_lost_topics(&mut notes);
+        broker.move_lost_offsets(&mut notes);
         let weak = Arc::downgrade(&broker);
         broker.store.on_arrival(Box::new(move |arrival| {
             if arrival.topic == SCHEDULE_TOPIC
@@ -241,6 +242,26 @@ impl Broker {
         }
     }
 
+    /// Offsets beyond the end of their queue: a power cut took what had been consumed. New
+    /// messages will take these places and must not be passed by.
+    fn move_lost_offsets(&self, notes: &mut Vec<String>) {
+        if self.store.was_closed() {
+            return;
+        }
+        for (key, queues) in self.offsets.all().offset_table {
+            let Some((topic, group)) = key.split_once('@') else { continue };
+            for (queue_id, offset) in queues {
+                let max = self.store.max_offset(topic, queue_id) as i64;
+                if offset > max {
+                    notes.push(format!(
+                        "group {group} had consumed queue {queue_id} of {topic} up to {offset}, and it ends at {max}: moved there"
+                    ));
+                    self.offsets.commit(group, topic, queue_id, max);
+                }
+            }
+        }
+    }
+
     // ---- background ----
 
     /// Saves what is due: topics and groups at once, offsets and delays at their intervals.
@@ -257,7 +278,7 @@ impl Broker {
         }
         if now >= due.1 {
             due.1 = now + self.config().save_delays_ms;
-            self.delay.save()?;
+            self.delay.save(|| self.store.flush())?;
         }
         Ok(())
     }

@@ -30,6 +30,9 @@ use crate::wire::fields::header;
 const ORDER_TOPIC_CONFIG: &str = "ORDER_TOPIC_CONFIG";
 /// From this version (4.9.4) on clients want standard JSON.
 const STANDARD_JSON: i32 = 401;
+/// How compressed bodies begin, and JSON does not. Brokers of 5.x set to compress say of their
+/// body that it is not.
+const ZLIB: u8 = 0x78;
 /// Bytes of a registration, decompressed.
 const MAX_BODY: u64 = 16 << 20;
 
@@ -227,7 +230,7 @@ fn register_broker(ns: &NameServer, conn: &Arc<Conn>, r: &Request<'_>) -> Result
     }
     let body = match r.body {
         [] => RegisterBody::default(),
-        body if h.compressed => decompress(body)
+        body if h.compressed || body[0] == ZLIB => decompress(body)
             .map_err(|e| failed(response::SYSTEM_ERROR, format!("compressed body: {e}")))?,
         body => parse(body)?,
     };

@@ -17,8 +17,9 @@ use crate::wire::command::Command;
 const CONNECT: Duration = Duration::from_secs(3);
 /// On the way out nobody waits longer than this for a name server.
 const UNREGISTER: Duration = Duration::from_secs(3);
-/// Waits between tries double from here to the period.
+/// Waits between tries double from the one to the other.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LAST_RETRY: Duration = Duration::from_secs(5);
 
 /// What a broker says of itself.
 #[derive(Clone, Debug, Default)]
@@ -167,7 +168,7 @@ impl Server {
                 period
             } else {
                 let wait = retry;
-                retry = (2 * retry).min(period);
+                retry = (2 * retry).min(LAST_RETRY);
                 wait
             };
             tokio::select! {

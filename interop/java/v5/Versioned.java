@@ -74,7 +74,7 @@ final class Versioned {
             Kit.check(offsets.equals(offsets.stream().sorted().collect(Collectors.toList())), "order of %s: %s", queue, offsets);
         }
         consumer.commit();
-        Kit.await(10, "committed offsets", () -> kit.admin().examineConsumeStats(group, topic).computeTotalDiff() == 0);
+        Kit.await(30, "committed offsets", () -> kit.admin().examineConsumeStats(group, topic).computeTotalDiff() == 0);
         for (MessageQueue queue : queues) {
             Kit.equal(20, consumer.committed(queue), "committed");
         }
@@ -97,7 +97,7 @@ final class Versioned {
         consumer.start();
         Kit.sameSet(first, texts(poll(consumer, 40)), "polled");
         consumer.commit();
-        Kit.await(10, "committed offsets", () -> kit.admin().examineConsumeStats(group, topic).getOffsetTable().values().stream()
+        Kit.await(30, "committed offsets", () -> kit.admin().examineConsumeStats(group, topic).getOffsetTable().values().stream()
             .filter(o -> o.getConsumerOffset() >= 10).count() == 4);
         consumer.shutdown();
         List<String> second = kit.send(producer, topic, "c", "second", 20);
