@@ -382,7 +382,10 @@ async fn who_is_elsewhere_may_look_and_not_change() {
         let refused = ask(there, code, "");
         assert_eq!(refused.code, 16, "{code}: {:?}", refused.remark);
     }
-    assert_eq!(ask(there, request::GET_BROKER_CONFIG, "").code, 0);
+    for code in [request::GET_BROKER_CONFIG, request::GET_BROKER_RUNTIME_INFO] {
+        let answer = ask(there, code, "");
+        assert_eq!(answer.code, 0, "{code}: {:?}", answer.remark);
+    }
     assert_eq!(ask(here, request::UPDATE_BROKER_CONFIG, "# c\na=1\n").code, 0);
     assert_eq!(ask(here, request::UPDATE_BROKER_CONFIG, "nonsense").code, 1);
     assert_eq!(

@@ -252,6 +252,9 @@ impl Broker {
             return Err(Refusal::Failed(format!("THe consumer group <{group}> not exist")));
         }
         let queues = 0..config.write_queue_nums;
+        if let Some(id) = reset.queue_id.filter(|id| !queues.contains(id)) {
+            return Err(Refusal::Invalid(format!("queueId[{id}] is illegal, topic:[{topic}]")));
+        }
         let wanted = queues.filter(|id| reset.queue_id.is_none_or(|one| one == *id));
         let targets = wanted.map(|queue_id| {
             let min = self.store.min_offset(topic, queue_id) as i64;

@@ -53,7 +53,8 @@ struct Table {
 pub fn runtime_info(service: &BrokerService, _: &Arc<Conn>, _: &Request<'_>) -> Handled {
     let (broker, store) = (&service.broker, service.broker.store());
     let (stats, log, root) = (broker.stats(), store.log(), &store.config().root);
-    let log_dir = log.chain().dir();
+    // A store without messages has no folder for them yet.
+    let log_dir = Some(log.chain().dir()).filter(|dir| dir.exists()).unwrap_or(root);
     let (free, total) = store.fs().free_and_total(log_dir)?;
     let ratio = |dir| Ok::<_, Failure>(number(store.fs().used_ratio(dir)?));
     let (puts, gets, mornings) = (stats.puts.total(), stats.gets.total(), stats.mornings());
