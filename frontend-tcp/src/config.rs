@@ -540,7 +540,7 @@ conf! {
         "scanNotActiveBrokerInterval" in 10..=3_600_000, run_time;
     /// All topics may be listed.
     enable_all_topic_list: bool = true, "enableAllTopicList", run_time;
-    /// Topics of a cluster, system and unit topics may be listed.
+    /// Topics of a cluster, and unit topics, may be listed.
     enable_topic_list: bool = true, "enableTopicList", run_time;
     /// The lowest slave is shown as master where there is none.
     support_acting_master: bool = false, "supportActingMaster", run_time;

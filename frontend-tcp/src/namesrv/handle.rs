@@ -330,9 +330,9 @@ fn unregister_broker(ns: &NameServer, _: &Arc<Conn>, r: &Request<'_>) -> Result<
 
 fn query_data_version(ns: &NameServer, _: &Arc<Conn>, r: &Request<'_>) -> Result<Reply, Failure> {
     let h = Broker::of(&r.head.fields)?;
-    let asked: DataVersion = parse(r.body)?;
+    let asked: Option<DataVersion> = if r.body.is_empty() { None } else { parse(r.body)? };
     let held = ns.state().routes.heard(h.cluster, h.addr, ns.clock.now_ms());
-    let answer = Command::ok().field("changed", held != Some(asked));
+    let answer = Command::ok().field("changed", held.is_none() || held != asked);
     Ok(held.map_or(answer.clone(), |held| answer.json(&held)).into())
 }
 
@@ -431,7 +431,6 @@ fn topics_by_cluster(ns: &NameServer, _: &Arc<Conn>, r: &Request<'_>) -> Result<
 /// Names of clusters and brokers, which are topics as well, and where a broker can be asked
 /// for more of the kind.
 fn system_topics(ns: &NameServer, _: &Arc<Conn>, _: &Request<'_>) -> Result<Reply, Failure> {
-    allowed(ns.conf().enable_topic_list)?;
     let state = ns.state();
     let info = state.routes.clusters();
     let names: Vec<_> =
@@ -457,15 +456,9 @@ header! {
     }
 }
 
-impl<'a> Key<'a> {
-    fn names(&self) -> Result<(&'a str, &'a str), Failure> {
-        let names = self.namespace.zip(self.key);
-        names.ok_or_else(|| failed(response::SYSTEM_ERROR, "namespace or key is null"))
-    }
-}
-
 fn get_kv(ns: &NameServer, _: &Arc<Conn>, r: &Request<'_>) -> Result<Reply, Failure> {
-    let (namespace, key) = Key::of(&r.head.fields)?.names()?;
+    let h = Key::of(&r.head.fields)?;
+    let (namespace, key) = (h.namespace.unwrap_or("null"), h.key.unwrap_or("null"));
     match ns.kv.get(namespace, key) {
         Some(value) => Ok(Command::ok().field("value", value).into()),
         None => {
@@ -488,13 +481,19 @@ fn get_kv_list(ns: &NameServer, _: &Arc<Conn>, r: &Request<'_>) -> Result<Reply,
 
 fn put_kv(ns: &NameServer, conn: &Arc<Conn>, r: &Request<'_>) -> Result<Reply, Failure> {
     let h = Key::of(&r.head.fields)?;
-    let (namespace, key) = h.names()?;
-    Ok(change_kv(ns, conn, r, namespace, key, Some(h.value.unwrap_or_default())))
+    match h.namespace.zip(h.key) {
+        // A value that is missing is none, as with Java.
+        Some((namespace, key)) => Ok(change_kv(ns, conn, r, namespace, key, h.value)),
+        None => Err(failed(response::SYSTEM_ERROR, "namespace or key is null")),
+    }
 }
 
 fn delete_kv(ns: &NameServer, conn: &Arc<Conn>, r: &Request<'_>) -> Result<Reply, Failure> {
-    let (namespace, key) = Key::of(&r.head.fields)?.names()?;
-    Ok(change_kv(ns, conn, r, namespace, key, None))
+    let h = Key::of(&r.head.fields)?;
+    match h.namespace.zip(h.key) {
+        Some((namespace, key)) => Ok(change_kv(ns, conn, r, namespace, key, None)),
+        None => Ok(Command::ok().into()),
+    }
 }
 
 /// Answers once the change is on the disk, without holding up the connection.
