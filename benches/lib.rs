@@ -1,1 +1,1 @@
-//! Shared by the benchmarks.
+//! Benchmarks; see the files beside. `cargo bench -p mq-benches`.

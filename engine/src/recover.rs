@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec::checkpoint::Checkpoint;
 use crate::codec::properties;
 use crate::codec::queue_unit::Unit;
-use crate::codec::record::{Entry, Record, decode, sys_flag};
+use crate::codec::record::{Entry, MIN_LEN, Record, decode, sys_flag};
 use crate::config::StoreConfig;
 use crate::error::{Error, Result};
 use crate::log::scan::{self, Checks, End, Step, Why};
@@ -31,6 +31,10 @@ pub const SCHEDULE_TOPIC: &str = "SCHEDULE_TOPIC_XXXX";
 const LIGHT_PREFIX: &str = "%LMQ%";
 /// Clean files and clocks agree only so far, ms.
 const CHECKPOINT_SLACK_MS: i64 = 3000;
+/// A clock may have been set back by so much since the checkpoint was written, ms.
+const CLOCK_SLACK_MS: i64 = 86_400_000;
+/// So many offsets the last unit of a queue may skip where no record is known to be lost.
+const SKIPPED_AT_END: u64 = 8;
 const SUMMARY: &str = "mq-store.clean";
 
 /// What opening found, and did. Shown at start; nothing is dropped without a line here.
@@ -171,7 +175,9 @@ pub fn recover(
     let (segments, log_file_len) =
         open_log(fs, &log_dir, config.log_file_len, &attic, &mut report)?;
     let queue_file_len = queue_file_len(&queue_dir, config.queue_file_len)?;
-    let checkpoint = read_checkpoint(root);
+    let log_limit = segments.last().map_or(0, Segment::limit);
+    let checkpoint =
+        read_checkpoint(root).believable(now_ms.saturating_add(CLOCK_SLACK_MS), log_limit);
     let queues = QueueTable::open(fs, &queue_dir, queue_file_len, |path| {
         report.notes.push(format!("{} is no queue file; moved to the attic", path.display()));
         attic.keep(path)
@@ -179,6 +185,11 @@ pub fn recover(
 
     let log_min = segments.first().map_or(0, |s| s.base);
     let summary = if report.clean { read_summary(root) } else { None };
+    // From here on a crash may have left bytes that only the page cache has.
+    let unsynced_from = match report.clean {
+        true => u64::MAX,
+        false => crc_from(&segments, false, &checkpoint),
+    };
     let end = match summary.filter(|s| s.holds(&segments, &queues)) {
         Some(summary) => {
             report.fast = true;
@@ -193,6 +204,9 @@ pub fn recover(
     report.log = (log_min, end.at);
 
     let log = cut_log(fs, &log_dir, log_file_len, segments, &end, &attic, &mut report)?;
+    for segment in log.all().iter().filter(|s| s.limit() > unsynced_from) {
+        fs.sync_file(segment.file.path())?;
+    }
     for queue in queues.all() {
         queue.follow_log(log_min)?;
     }
@@ -245,7 +259,9 @@ pub fn log_file_len(files: &[(u64, PathBuf)], configured: usize) -> usize {
     });
     let len = lens.into_iter().max_by_key(|(len, count)| (*count, *len)).map(|(len, _)| len);
     let len = len.or(distance).and_then(|len| usize::try_from(len).ok());
-    len.filter(|len| *len > 0).unwrap_or(configured)
+    // One file alone, of a length that nobody sets up, was cut.
+    let is_cut = |len: &usize| files.len() == 1 && *len < configured && !len.is_multiple_of(4096);
+    len.filter(|len| *len > 0 && !is_cut(len)).unwrap_or(configured)
 }
 
 fn open_log(
@@ -345,7 +361,15 @@ fn check_log(
     };
     let log_limit = segments.last().map_or(0, Segment::limit);
     let deleted = read_deleted(&config.root);
-    let mut check = QueueCheck { fs, queues, deleted, seen: HashMap::new(), mended: 0, written: 0 };
+    let mut check = QueueCheck {
+        fs,
+        segments,
+        queues,
+        deleted,
+        seen: HashMap::new(),
+        lost_bytes: 0,
+        damage: Vec::new(),
+    };
     let mut failed = Ok(());
     let mut shown = first.base;
     let end = scan::walk(segments, first.base, checks, |step| {
@@ -359,6 +383,7 @@ fn check_log(
             }
             Step::Hole { from, to, why } => {
                 report.damage.push(Damage { from, to, what: why.to_string() });
+                check.lost_bytes += to - from;
                 return ControlFlow::Continue(());
             }
         };
@@ -377,8 +402,12 @@ fn check_log(
         ControlFlow::Continue(())
     });
     failed?;
-    check.cut_what_the_log_lacks(first.base, end.at)?;
-    (report.queues_mended, report.units_written) = (check.mended, check.written);
+    check.finish()?;
+    let seen = || check.seen.values().flat_map(HashMap::values);
+    report.units_written = seen().map(|s| s.written).sum();
+    report.queues_mended = seen().filter(|s| s.written > 0).count() as u64;
+    report.queues_mended += check.cut_what_the_log_lacks(first.base, end.at)?;
+    report.damage.append(&mut check.damage);
     Ok(end)
 }
 
@@ -402,18 +431,39 @@ pub fn write_deleted(fs: &Fs, root: &Path, deleted: &DeletedTopics) -> Result<()
 
 struct QueueCheck<'a> {
     fs: &'a Fs,
+    segments: &'a [Segment],
     queues: &'a QueueTable,
     deleted: DeletedTopics,
     seen: HashMap<Box<str>, HashMap<i32, Seen>>,
-    mended: u64,
-    written: u64,
+    /// Bytes of the log so far that are no records any more.
+    lost_bytes: u64,
+    damage: Vec<Damage>,
 }
 
 struct Seen {
     queue: Arc<ConsumeQueue>,
     /// The offset behind the last one that the log confirmed.
     next: u64,
-    mended: bool,
+    written: u64,
+    /// A unit that is not the next one, and its offset.
+    doubtful: Option<(u64, Unit)>,
+}
+
+impl Seen {
+    fn write(&mut self, fs: &Fs, queues: &QueueTable, offset: u64, unit: Unit) -> Result<()> {
+        if offset < self.queue.max_offset() {
+            self.queue = queues.replace(self.queue.cut(fs, offset)?);
+        }
+        self.queue.put(offset, &unit)?;
+        self.written += 1;
+        self.next = offset + 1;
+        Ok(())
+    }
+}
+
+fn wrong_offset(offset: u64, unit: &Unit, topic: &str) -> Damage {
+    let what = format!("a message of {topic} has the wrong queue offset {offset}");
+    Damage { from: unit.offset, to: unit.end(), what }
 }
 
 impl QueueCheck<'_> {
@@ -431,15 +481,21 @@ impl QueueCheck<'_> {
             std::collections::hash_map::Entry::Vacant(place) => {
                 // A record whose topic is no folder's name is damaged; there is no queue for it.
                 let Ok(queue) = self.queues.get_or_create(topic, id) else { return Ok(()) };
-                place.insert(Seen { queue, next: 0, mended: false })
+                place.insert(Seen { queue, next: 0, written: 0, doubtful: None })
             }
         };
-        if offset == 0 && seen.next > 0 {
-            // The topic was deleted and made again: what comes now is the queue.
-            seen.next = 0;
-        } else if offset < seen.next {
+        let restarts = offset == 0 && seen.next > 0;
+        let restarted = offset == 1 && seen.doubtful.is_some_and(|(offset, _)| offset == 0);
+        if offset < seen.next && !restarts && !restarted {
             // Two records of one offset: the first has it, as with the Java broker.
             return Ok(());
+        }
+        if let Some((doubtful, earlier)) = seen.doubtful.take() {
+            if restarted || doubtful >= seen.next && doubtful < offset {
+                seen.write(self.fs, self.queues, doubtful, earlier)?;
+            } else {
+                self.damage.push(wrong_offset(doubtful, &earlier, topic));
+            }
         }
         let there = seen.queue.get(offset);
         let agrees = there.is_some_and(|u| {
@@ -449,20 +505,43 @@ impl QueueCheck<'_> {
             (u.offset, u.size) == (unit.offset, unit.size)
                 && (free || u.tags_code == unit.tags_code)
         });
-        if !agrees {
-            if there.is_some() || offset < seen.queue.max_offset() {
-                seen.queue = self.queues.replace(seen.queue.cut(self.fs, offset)?);
-            }
-            seen.queue.put(offset, &unit)?;
-            self.written += 1;
-            self.mended += u64::from(!std::mem::replace(&mut seen.mended, true));
+        if agrees {
+            seen.next = offset + 1;
+        } else if offset > unit.offset / MIN_LEN as u64 {
+            // There is no room for so many messages before this one.
+            self.damage.push(wrong_offset(offset, &unit, topic));
+        } else if is_of_an_earlier_life(self.segments, &seen.queue, record, offset, there) {
+            seen.next += u64::from(offset == seen.next && there.is_some());
+        } else if offset > seen.next || restarts {
+            // Messages before it were lost, or the topic was deleted and made again, or its
+            // offset is wrong, which nothing covers. The next one will tell.
+            seen.doubtful = Some((offset, unit));
+        } else {
+            seen.write(self.fs, self.queues, offset, unit)?;
         }
-        seen.next = offset + 1;
+        Ok(())
+    }
+
+    /// Decides about the last units of queues that skip offsets.
+    fn finish(&mut self) -> Result<()> {
+        for (topic, queues) in &mut self.seen {
+            for seen in queues.values_mut() {
+                let Some((offset, unit)) = seen.doubtful.take() else { continue };
+                let lost = self.lost_bytes / MIN_LEN as u64 + SKIPPED_AT_END;
+                let skipped = offset.checked_sub(seen.next);
+                if seen.next == 0 || skipped.is_some_and(|skipped| skipped <= lost) {
+                    seen.write(self.fs, self.queues, offset, unit)?;
+                } else {
+                    self.damage.push(wrong_offset(offset, &unit, topic));
+                }
+            }
+        }
         Ok(())
     }
 
     /// Cuts units of records that are not in the log.
-    fn cut_what_the_log_lacks(&mut self, log_min: u64, log_end: u64) -> Result<()> {
+    fn cut_what_the_log_lacks(&self, log_min: u64, log_end: u64) -> Result<u64> {
+        let mut mended = 0;
         for queue in self.queues.all() {
             let seen = self.seen.get(&**queue.topic()).and_then(|q| q.get(&queue.id()));
             let cut_at = match seen {
@@ -474,11 +553,33 @@ impl QueueCheck<'_> {
             };
             if cut_at < queue.max_offset() {
                 self.queues.replace(queue.cut(self.fs, cut_at)?);
-                self.mended += 1;
+                mended += 1;
             }
         }
-        Ok(())
+        Ok(mended)
     }
+}
+
+/// Whether the queue is right though it says otherwise: a topic that was deleted and made
+/// again counts its offsets anew, while its old records are still in the log.
+pub fn is_of_an_earlier_life(
+    segments: &[Segment],
+    queue: &ConsumeQueue,
+    record: &Record<'_>,
+    offset: u64,
+    there: Option<Unit>,
+) -> bool {
+    let is_later = |unit: &Unit| unit.offset > record.physical_offset().unsigned_abs();
+    let Some(unit) = there.filter(|u| !u.is_filler()) else {
+        return offset >= queue.max_offset() && queue.last_unit().is_some_and(|u| is_later(&u));
+    };
+    let of = |at: u64| segments.iter().find(|s| s.base <= at && at < s.limit());
+    let Some(segment) = of(unit.offset).filter(|_| is_later(&unit)) else { return false };
+    matches!(decode(segment.tail(unit.offset)), Ok(Entry::Record(r))
+        if r.check_place(unit.offset).is_ok()
+            && r.size() == unit.size as usize
+            && (r.topic(), r.queue_id()) == (record.topic(), record.queue_id())
+            && u64::try_from(r.queue_offset()) == Ok(offset))
 }
 
 /// Makes the log end at `end`: what stands behind is kept in the attic, zeroed, and the
@@ -517,19 +618,10 @@ fn cut_log(
             report.cut = Some(Cut { at: end.at, bytes, why: end.why.to_string(), kept });
         }
         if holds_end {
-            if !report.clean {
-                // A killed process left pages that only the page cache has.
-                fs.sync_file(&path)?;
-            }
             let file = MappedFile::open(fs, &path, (end.at - segment.base) as usize)?;
             kept.push(Segment { base: segment.base, file: Arc::new(file) });
         } else {
             fs.remove(&path)?;
-        }
-    }
-    if !report.clean {
-        for segment in kept.iter().rev().skip(1).take(1) {
-            fs.sync_file(segment.file.path())?;
         }
     }
     // A full last file gets its successor at the first append.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::codec::checkpoint::Checkpoint;
 use crate::codec::properties;
 use crate::codec::record::{Message, Record, has_head};
-use crate::config::StoreConfig;
+use crate::config::{Retention, StoreConfig};
 use crate::dispatch::Dispatcher;
 use crate::error::{Error, Limit, Result};
 use crate::index::{Found, Index};
@@ -135,6 +135,9 @@ pub struct MessageStore {
     stopping: Arc<AtomicBool>,
     closed: AtomicBool,
     damaged_reads: AtomicU64,
+    was_closed: bool,
+    /// A sync of a queue failed: the next start has to compare them with the log.
+    queues_doubtful: AtomicBool,
     _lock: StoreLock,
 }
 
@@ -193,12 +196,25 @@ impl MessageStore {
         if discarded > 0 {
             report.notes.push(format!("{discarded} index files are made again from the log"));
         }
-        // The record there is in the index; it was the last one with keys.
-        let indexed = index
-            .end_offset()
-            .and_then(|at| Some(at + log.record_at(at)?.len() as u64))
-            .unwrap_or(0)
-            .max(log.min_offset());
+        // The record there was the last one with keys. What went on in the next file may be gone
+        // with that: then the record comes again.
+        let indexed = match index.end_offset() {
+            None => 0,
+            Some((at, true)) => at,
+            Some((at, false)) => at + log.record_at(at).map_or(0, |r| r.len() as u64),
+        };
+        let indexed = indexed.max(log.min_offset());
+        let mut checkpoint = parts.checkpoint;
+        if discarded > 0 {
+            // Its time was that of files which are gone; those made anew are not on the disk yet.
+            checkpoint.index_time = index.files().last().map_or(0, |f| f.header().end_time);
+        }
+        let mut deleted = recover::read_deleted(&root);
+        if deleted.values().any(|at| *at > log.end()) {
+            // The log was cut: what comes now must not be taken for what was deleted.
+            deleted.values_mut().for_each(|at| *at = log.end().min(*at));
+            recover::write_deleted(&fs, &root, &deleted)?;
+        }
         let store = MessageStore {
             dispatcher: Dispatcher::new(log.end()),
             wake_upkeep_at: AtomicU64::new(log.end()),
@@ -207,8 +223,10 @@ impl MessageStore {
             on_arrival: OnceLock::new(),
             flush_queue: FlushQueue::default(),
             retain: Retain::default(),
-            checkpoint: Mutex::new(parts.checkpoint),
-            deleted: Mutex::new(recover::read_deleted(&root)),
+            checkpoint: Mutex::new(checkpoint),
+            deleted: Mutex::new(deleted),
+            was_closed: report.clean,
+            queues_doubtful: AtomicBool::new(false),
             due: Mutex::new(Due { checkpoint: now + CHECKPOINT_MS, ..Due::default() }),
             flushed_at: AtomicI64::new(now),
             threads: Mutex::new(Vec::new()),
@@ -247,6 +265,10 @@ impl MessageStore {
     /// How often a read came by a damaged message and passed it by.
     pub fn damaged_reads(&self) -> u64 {
         self.damaged_reads.load(Ordering::Relaxed)
+    }
+    /// Whether the last user of the store closed it.
+    pub fn was_closed(&self) -> bool {
+        self.was_closed
     }
     /// Whether messages are refused since the disk is too full.
     pub fn refuses_writes(&self) -> bool {
@@ -615,7 +637,11 @@ impl MessageStore {
     }
 
     fn flush_queues(&self, least: u64) -> Result<()> {
-        self.queues.all().iter().try_for_each(|queue| queue.flush(least))
+        let flushed = self.queues.all().iter().try_for_each(|queue| queue.flush(least));
+        if flushed.is_err() {
+            self.queues_doubtful.store(true, Ordering::Relaxed);
+        }
+        flushed
     }
 
     /// Writes what is on the disk by then into the checkpoint.
@@ -643,7 +669,11 @@ impl MessageStore {
         let checks = Checks { crc_from: u64::MAX, lost_pages: false };
         scan::walk(&segments, from, checks, |step| {
             if let Step::Record(r) = step {
-                last = Some((r.physical_offset().unsigned_abs(), r.store_timestamp()));
+                let at = r.physical_offset().unsigned_abs();
+                if at >= dispatched {
+                    return std::ops::ControlFlow::Break(());
+                }
+                last = Some((at, r.store_timestamp()));
             }
             std::ops::ControlFlow::Continue(())
         });
@@ -652,8 +682,18 @@ impl MessageStore {
 
     /// Deletes what is due.
     pub fn retain_step(&self) -> Result<()> {
+        self.retain_as(&self.config.retention)
+    }
+
+    /// Deletes what is expired, at whatever hour.
+    pub fn delete_expired(&self) -> Result<()> {
+        let now = Retention { delete_when: (0..24).collect(), ..self.config.retention.clone() };
+        self.retain_as(&now)
+    }
+
+    fn retain_as(&self, retention: &Retention) -> Result<()> {
         let log_dir = recover::log_dir(&self.config);
-        let deleted = self.retain.step(&self.config.retention, self.log.chain(), || {
+        let deleted = self.retain.step(retention, self.log.chain(), || {
             let ms = self.clock.now_ms();
             let used =
                 self.fs.used_ratio(if log_dir.exists() { &log_dir } else { Path::new("/") })?;
@@ -778,7 +818,8 @@ impl MessageStore {
         self.write_checkpoint()?;
         self.index.read().unwrap_or_else(PoisonError::into_inner).flush()?;
         self.log.chain().drop_spare()?;
-        if self.dispatch_behind() == 0 && self.log.poison().is_none() {
+        let sound = !self.queues_doubtful.load(Ordering::Relaxed);
+        if sound && self.dispatch_behind() == 0 && self.log.poison().is_none() {
             let (root, end) = (&self.config.root, self.log.end());
             recover::write_summary(&self.fs, root, end, self.last_record(), &self.queues)?;
             self.fs.remove(&root.join("abort"))?;

@@ -34,6 +34,8 @@ use crate::store::as_record;
 /// Store times follow the log's order as far as the broker's clock was never set back by more
 /// than this, ms.
 const CLOCK_SLACK_MS: i64 = 3_600_000;
+/// Stores are larger than memory: what was walked over is let go in steps of this many bytes.
+const RELEASE_EVERY: u64 = 64 << 20;
 /// The longest config file that is read.
 const MAX_CONFIG_LEN: u64 = 256 << 20;
 
@@ -68,7 +70,7 @@ impl BatchQueue {
 pub struct ConfigFile {
     /// What it says, or what its `.bak` says if it says nothing.
     pub value: Option<Value>,
-    /// What is wrong with it.
+    /// What is wrong with it, if it is there at all.
     pub problem: Option<Misfit>,
 }
 
@@ -156,8 +158,19 @@ impl StoreView {
         &self,
         files: &[Segment],
         crc: bool,
-        visit: impl FnMut(Step<'_>) -> ControlFlow<()>,
+        mut visit: impl FnMut(Step<'_>) -> ControlFlow<()>,
     ) -> End {
+        let mut released = 0;
+        let visit = |step: Step<'_>| {
+            if let Step::Record(r) = &step
+                && let at = r.physical_offset().unsigned_abs()
+                && at >= released + RELEASE_EVERY
+            {
+                release(files, released, at);
+                released = at;
+            }
+            visit(step)
+        };
         let lost_pages = self.has_abort() && self.in_use().is_none();
         let checks = Checks { crc_from: if crc { 0 } else { u64::MAX }, lost_pages };
         scan::walk(files, files.first().map_or(0, |s| s.base), checks, visit)
@@ -182,6 +195,11 @@ impl StoreView {
             (Some(first), Some(last)) => files[first..=last].to_vec(),
             _ => Vec::new(),
         }
+    }
+
+    /// Gives back the memory in which the log's files are mapped.
+    pub fn release(&self) {
+        release(&self.log.all(), 0, u64::MAX);
     }
 
     fn queue_ids(&self, folder: &str) -> Result<BTreeMap<String, BTreeSet<i32>>> {
@@ -287,9 +305,7 @@ impl StoreView {
         let backup = path.with_file_name(format!("{name}.bak"));
         match read_config(&path) {
             Ok(value) => ConfigFile { value: Some(value), problem: None },
-            Err(what) if !path.exists() && !backup.exists() => {
-                ConfigFile { value: None, problem: Some(Misfit { path, what }) }
-            }
+            Err(_) if !path.exists() && !backup.exists() => ConfigFile::default(),
             Err(what) => {
                 let (value, what) = match read_config(&backup) {
                     Ok(value) => (Some(value), format!("{what}; its .bak counts")),
@@ -307,9 +323,7 @@ impl StoreView {
         let mut misfits = Vec::new();
         for name in ["consumerOffset.json", "lmqConsumerOffset.json"] {
             let file = self.config(name);
-            let is_optional =
-                name.starts_with("lmq") && !self.root.join("config").join(name).exists();
-            misfits.extend(file.problem.filter(|_| !is_optional));
+            misfits.extend(file.problem);
             let table = file.value.as_ref().and_then(|v| v.get("offsetTable")?.as_object());
             for (key, queues) in table.into_iter().flatten() {
                 let Some((topic, group)) = key.split_once('@') else { continue };
@@ -331,6 +345,13 @@ impl StoreView {
 /// Whether the record is one of the topic that has the key.
 pub fn has_key(record: &Record<'_>, topic: &str, key: &str) -> bool {
     record.topic() == topic && properties::index_keys(record.properties()).any(|k| k == key)
+}
+
+fn release(files: &[Segment], from: u64, to: u64) {
+    for s in files.iter().filter(|s| s.base < to && from < s.limit()) {
+        let start = from.saturating_sub(s.base) as usize;
+        s.file.release(start, usize::try_from(to - s.base).unwrap_or(usize::MAX));
+    }
 }
 
 fn read_config(path: &Path) -> Result<Value, String> {

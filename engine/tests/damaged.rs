@@ -4,6 +4,8 @@
 mod common;
 
 use common::*;
+use mq_store::codec::checkpoint::Checkpoint;
+use mq_store::index::list_index;
 use mq_store::segment::file_name;
 
 const COUNT: u64 = 400;
@@ -40,6 +42,96 @@ fn missing_files_do_not_change_the_length_of_files() {
         drop(store);
         for entry in std::fs::read_dir(&log).unwrap() {
             assert_eq!(entry.unwrap().metadata().unwrap().len(), LOG_FILE as u64);
+        }
+    }
+}
+
+/// Garbage in the checkpoint is no reason to panic, to trust an index, or to be written again.
+#[test]
+fn a_checkpoint_that_cannot_be_true_counts_for_nothing() {
+    for (time, clean) in [(i64::MIN, true), (i64::MIN, false), (i64::MAX, true), (i64::MAX, false)]
+    {
+        let dir = filled(clean);
+        std::fs::write(dir.path().join("checkpoint"), time.to_be_bytes().repeat(6)).unwrap();
+        let (store, report) = open(dir.path());
+        assert_eq!(report.damage, [], "{report}");
+        assert_holds(&store, COUNT);
+        drop(store);
+        let page = std::fs::read(dir.path().join("checkpoint")).unwrap();
+        let checkpoint = Checkpoint::decode(&page);
+        assert!(checkpoint.log_time > 0);
+        assert_eq!(checkpoint.believable(checkpoint.log_time, 1 << 20), checkpoint);
+    }
+}
+
+/// A message whose keys are at the end of one index file and the start of the next is found by
+/// all of them when the second is lost.
+#[test]
+fn the_last_index_file_is_made_again() {
+    for (clean, lost) in [(true, 1), (true, 2), (true, 3), (false, 1), (false, 2), (false, 3)] {
+        let dir = filled(clean);
+        let files = list_index(&dir.path().join("index")).unwrap();
+        for file in files.iter().rev().take(lost) {
+            std::fs::remove_file(file).unwrap();
+        }
+        let (store, _) = open(dir.path());
+        assert_holds(&store, COUNT);
+    }
+}
+
+/// Nothing covers a record's queue offset. One that is wrong must not carry the queue away from
+/// the messages behind it.
+#[test]
+fn a_wrong_queue_offset_costs_one_message_at_most() {
+    // Message 4 is the second of queue 1, message 0 the first of queue 0.
+    let flips = [(22, 1), (26, 1), (27, 1), (27, 2), (27, 8)];
+    let stores = [(true, true), (true, false), (false, true), (false, false)];
+    let all = flips.iter().flat_map(|flip| stores.iter().map(move |store| (*flip, *store)));
+    for (n, ((byte, bit), (queues, clean))) in [0, 4].into_iter().cycle().zip(all) {
+        let dir = filled(clean);
+        let _ = std::fs::remove_file(dir.path().join("mq-store.clean"));
+        let log = dir.path().join("commitlog").join(file_name(0));
+        let mut bytes = std::fs::read(&log).unwrap();
+        let body = format!("body {n} ");
+        let at = bytes.windows(body.len()).position(|w| w == body.as_bytes()).unwrap() - 88;
+        bytes[at + byte] ^= bit;
+        std::fs::write(&log, bytes).unwrap();
+        if !queues {
+            std::fs::remove_dir_all(dir.path().join("consumequeue")).unwrap();
+        }
+        let (store, report) = open(dir.path());
+        let what = format!("{n} {byte} {bit} {queues} {clean}: {report}");
+        for queue in 0..3 {
+            let lost = |m: &u64| *m == n && !queues;
+            let want: Vec<u64> = (0..COUNT).filter(|m| m % 3 == queue && !lost(m)).collect();
+            assert_eq!(numbers(&store, "T", queue as i32), want, "{what}");
+        }
+        assert!(queues || byte == 27 && bit == 1 || report.damage.len() == 1, "{what}");
+        let next = store.max_offset("T", 1);
+        assert_eq!(store.append(&message("T", 1, b"")).unwrap().queue_offset, next);
+        assert_eq!(next, (COUNT - 1).div_ceil(3));
+    }
+}
+
+/// The records of a deleted topic stay in the log and do not come back in its next life.
+#[test]
+fn a_topic_that_was_made_again_keeps_its_new_messages() {
+    for second in [10, COUNT + 50] {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = open(dir.path());
+        for n in 0..COUNT {
+            append(&store, n);
+        }
+        store.queues().remove_topic("T").unwrap();
+        for n in 0..second {
+            append(&store, n);
+        }
+        let killed = copy_of(dir.path());
+        let (store, report) = open(killed.path());
+        assert_eq!(report.units_written, 0, "{report}");
+        for queue in 0..3 {
+            let want: Vec<u64> = (0..second).filter(|n| n % 3 == queue).collect();
+            assert_eq!(numbers(&store, "T", queue as i32), want);
         }
     }
 }

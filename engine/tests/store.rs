@@ -363,7 +363,30 @@ fn a_deleted_topic_stays_away_and_made_again_begins_anew() {
     let killed = copy_of(dir.path());
     std::fs::remove_file(killed.path().join("config/deletedTopics.json")).unwrap();
     let (again, _) = open(killed.path());
-    for store in [&store, &again] {
+    let killed = copy_of(killed.path());
+    std::fs::remove_dir_all(killed.path().join("consumequeue")).unwrap();
+    let (without_queues, _) = open(killed.path());
+    for store in [&store, &again, &without_queues] {
         assert_eq!(numbers(store, "T", 0), [1002, 1002, 1002]);
     }
+}
+
+#[test]
+fn one_file_that_was_cut_gets_its_length_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    for n in 0..10 {
+        append(&store, n);
+    }
+    let killed = copy_of(dir.path());
+    let file = killed.path().join(format!("commitlog/{:020}", 0));
+    std::fs::OpenOptions::new().write(true).open(file).unwrap().set_len(1001).unwrap();
+    let (store, report) = open(killed.path());
+    assert_eq!(store.log().chain().file_len(), LOG_FILE, "{report}");
+    let left = report.records;
+    assert!(left > 2 && left < 10, "{report}");
+    for n in left..COUNT {
+        append(&store, n);
+    }
+    assert_holds(&store, COUNT);
 }

@@ -5,8 +5,6 @@ use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
-use crate::run::advertised_ip;
-
 /// Why a configuration cannot be used. Each says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfError {
@@ -129,6 +127,10 @@ settings! {
     bool: "true or false", |t| t.to_ascii_lowercase().parse().ok(), bool::to_string;
     String: "a text", |t| Some(t.to_owned()), Self::clone;
     IpAddr: "an IP address", |t| t.parse().ok(), IpAddr::to_string;
+    Option<IpAddr>: "an IP address", |t| match t {
+        "" => Some(None),
+        _ => t.parse().ok().map(Some),
+    }, |ip| ip.map(|ip| ip.to_string()).unwrap_or_default();
     PathBuf: "a path", |t| (!t.is_empty()).then(|| t.into()), |p| p.display().to_string();
     Option<PathBuf>: "a path", |t| Some(PathBuf::read(t)), |p| {
         p.as_ref().map(PathBuf::show).unwrap_or_default()
@@ -365,8 +367,8 @@ conf! {
     broker_cluster_name: String = "DefaultCluster".into(), "brokerClusterName";
     broker_id: i64 = 0, "brokerId" in 0..=i64::MAX;
     /// Where clients reach this broker; also written into records.
-    broker_ip1: IpAddr = advertised_ip(ANY), "brokerIP1";
-    broker_ip2: IpAddr = advertised_ip(ANY), "brokerIP2";
+    broker_ip1: Option<IpAddr> = None, "brokerIP1";
+    broker_ip2: Option<IpAddr> = None, "brokerIP2";
     bind_address: IpAddr = ANY, "bindAddress";
     /// The port below the next and the one above are used as well.
     listen_port: u16 = 10911, "listenPort" in 3..=65534;
@@ -430,11 +432,6 @@ conf! {
 impl BrokerConf {
     /// What is neither in the file nor a plain default.
     fn finish(&mut self) -> Result<(), ConfError> {
-        for ip in [&mut self.broker_ip1, &mut self.broker_ip2] {
-            if *ip == advertised_ip(ANY) {
-                *ip = advertised_ip(self.bind_address);
-            }
-        }
         if !self.namesrv_addr.0.is_empty() {
             return Ok(());
         }

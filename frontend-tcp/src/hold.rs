@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mq_store::broker::filter::Filter;
+use mq_store::broker::stats::GroupCounters;
 use mq_store::store::{Arrival, ReadLimits};
 
 use crate::conn::{Reply, Ticket};
@@ -20,6 +21,7 @@ pub struct Pull {
     pub offset: i64,
     pub limits: ReadLimits,
     pub filter: Arc<Filter>,
+    pub counters: Arc<GroupCounters>,
 }
 
 #[derive(Debug)]

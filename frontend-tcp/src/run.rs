@@ -1,20 +1,28 @@
 //! Puts a broker together: store, rules, listeners, background; and takes it apart again.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::{Arc, Weak};
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use mq_store::broker::{Broker, BrokerConfig};
-use mq_store::config::StoreConfig;
+use mq_store::codec::index::Shape;
+use mq_store::config::{Retention, StoreConfig};
+use mq_store::log::flush::FlushPolicy;
 use mq_store::os::clock::SystemClock;
 use mq_store::os::fs::Fs;
 use mq_store::recover::RecoveryReport;
-use mq_store::store::{MessageStore, ReadLimits};
+use mq_store::store::{Arrival, MessageStore, ReadLimits};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::handle::{BrokerService, pull};
+use crate::config::{self, BrokerConf, FlushDiskType};
+use crate::conn::Reply;
+use crate::handle::admin::ConfigAccess;
+use crate::handle::{BrokerService, Tuning, pull};
 use crate::hold::Holds;
 use crate::server::{self, Limits};
 
@@ -28,11 +36,134 @@ pub struct Settings {
     pub broker: BrokerConfig,
     pub listen: SocketAddr,
     pub limits: Limits,
-    pub pull_limits: ReadLimits,
-    /// See [`BrokerService::long_polling`].
-    pub long_polling: Result<(), i64>,
+    pub tuning: Tuning,
     pub region: String,
     pub admins: Box<dyn Fn(IpAddr) -> bool + Send + Sync>,
+    pub config: ConfigAccess,
+}
+
+impl Settings {
+    /// What a configuration means.
+    pub fn of(conf: &BrokerConf) -> Settings {
+        let listen = SocketAddr::new(conf.bind_address, conf.listen_port);
+        let advertised = conf.broker_ip1.unwrap_or_else(|| advertised_ip(listen.ip()));
+        let flush = match conf.flush_disk_type {
+            FlushDiskType::Sync => FlushPolicy::Sync,
+            FlushDiskType::Async => FlushPolicy::Async {
+                interval_ms: conf.flush_interval_commit_log,
+                least_pages: conf.flush_commit_log_least_pages.unsigned_abs().into(),
+                thorough_interval_ms: conf.flush_commit_log_thorough_interval,
+            },
+        };
+        let percent = |n: i32| f64::from(n) / 100.0;
+        let store = StoreConfig {
+            log_dir: conf.store_path_commit_log.clone(),
+            log_file_len: conf.mapped_file_size_commit_log,
+            queue_file_len: conf.mapped_file_size_consume_queue,
+            index_shape: Shape {
+                slots: conf.max_hash_slot_num.unsigned_abs(),
+                items: conf.max_index_num.unsigned_abs(),
+            },
+            index: conf.message_index_enable,
+            flush,
+            sync_flush_timeout_ms: conf.sync_flush_timeout,
+            max_body: conf.max_message_size,
+            store_host: SocketAddr::new(advertised, conf.listen_port),
+            retention: Retention {
+                reserved_hours: conf.file_reserved_time.unsigned_abs(),
+                delete_when: conf.delete_when.0.clone(),
+                max_used: percent(conf.disk_max_used_space_ratio),
+                force_clean: percent(conf.disk_space_clean_forcibly_ratio),
+                refuse_writes: percent(conf.disk_space_warning_level_ratio),
+                may_force: conf.clean_file_forcibly_enable,
+            },
+            delay_levels_ms: conf.message_delay_level.ms.clone(),
+            ..StoreConfig::at(&conf.store_path_root_dir)
+        };
+        let admins = conf.admin_allowed_addresses.clone();
+        let conf = Arc::new(Mutex::new(conf.clone()));
+        let shown = conf.clone();
+        let lock =
+            |conf: &Mutex<BrokerConf>| conf.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let now = lock(&conf);
+        let all = move || lock(&shown).get_all().into_iter().map(|(k, v)| (k.into(), v)).collect();
+        let set = move |service: &BrokerService, changes: &[(String, String)]| {
+            let mut conf = conf.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut changed = conf.clone();
+            let mut kept = read_overrides(&changed.store_path_root_dir);
+            for (key, value) in changes {
+                changed.set(key, value).map_err(|e| e.to_string())?;
+                kept.insert(key.clone(), value.clone());
+            }
+            write_overrides(service, &kept).map_err(|e| e.to_string())?;
+            service.broker.set_config(broker_config(&changed));
+            *service.tuning.write().unwrap_or_else(PoisonError::into_inner) = tuning(&changed);
+            *conf = changed;
+            Ok(())
+        };
+        Settings {
+            store,
+            broker: broker_config(&now),
+            listen,
+            limits: Limits {
+                connections: now.max_connections,
+                in_flight: now.max_in_flight_bytes,
+                idle: Duration::from_secs(now.server_channel_max_idle_time_seconds.unsigned_abs()),
+                ..Limits::default()
+            },
+            tuning: tuning(&now),
+            region: now.region_id,
+            admins: Box::new(move |ip| admins.contains(ip)),
+            config: ConfigAccess::new(Box::new(all), Box::new(set)),
+        }
+    }
+}
+
+fn broker_config(conf: &BrokerConf) -> BrokerConfig {
+    BrokerConfig {
+        name: conf.broker_name.clone(),
+        cluster: conf.broker_cluster_name.clone(),
+        auto_create_topic: conf.auto_create_topic_enable,
+        auto_create_group: conf.auto_create_subscription_group,
+        default_topic_queues: conf.default_topic_queue_nums,
+        permission: conf.broker_permission,
+        save_offsets_ms: conf.flush_consumer_offset_interval,
+        save_delays_ms: conf.flush_delay_offset_interval,
+        ..BrokerConfig::default()
+    }
+}
+
+fn tuning(conf: &BrokerConf) -> Tuning {
+    Tuning {
+        long_polling: match conf.long_polling_enable {
+            true => Ok(()),
+            false => Err(conf.short_polling_time_mills),
+        },
+        pull_limits: ReadLimits {
+            messages: conf.max_transfer_count_on_message_in_memory,
+            bytes: conf.max_transfer_bytes_on_message_in_memory,
+            ..ReadLimits::default()
+        },
+    }
+}
+
+/// Settings that were changed while a broker ran; they outlive it.
+const OVERRIDES: &str = "config/broker.properties";
+
+/// Reads the settings that were changed while a broker ran on the store in `root`.
+pub fn read_overrides(root: &Path) -> BTreeMap<String, String> {
+    let text = std::fs::read_to_string(root.join(OVERRIDES)).unwrap_or_default();
+    let entries = config::read_properties(&text).unwrap_or_default();
+    entries.into_iter().map(|e| (e.key, e.value)).collect()
+}
+
+fn write_overrides(
+    service: &BrokerService,
+    kept: &BTreeMap<String, String>,
+) -> mq_store::Result<()> {
+    let store = service.broker.store();
+    let lines: String = kept.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
+    store.fs().replace(&store.config().root.join(OVERRIDES), lines.as_bytes(), None)
 }
 
 /// A broker with its store open, not yet reachable.
@@ -53,15 +184,15 @@ pub fn open(
     let clock = Arc::new(SystemClock);
     let (store, report) = MessageStore::open_with(settings.store, Fs::default(), clock, progress)?;
     let store = Arc::new(store);
-    let late = Arc::new(std::sync::OnceLock::<Weak<Broker>>::new());
+    let late = Arc::new(OnceLock::<Weak<Broker>>::new());
     let for_holds = late.clone();
     let holds =
         Arc::new(Holds::new(Arc::new(move |p| match for_holds.get().and_then(Weak::upgrade) {
             Some(broker) => pull::pull_again(&broker, p),
-            None => crate::conn::Reply::None,
+            None => Reply::None,
         })));
     let for_arrival = holds.clone();
-    let on_arrival = Box::new(move |arrival: mq_store::store::Arrival<'_>| {
+    let on_arrival = Box::new(move |arrival: Arrival<'_>| {
         for_arrival.arrived(&arrival);
     });
     let (broker, notes) = Broker::open(store, settings.broker, on_arrival);
@@ -72,9 +203,9 @@ pub fn open(
         holds,
         advertised,
         admins: settings.admins,
-        long_polling: settings.long_polling,
-        pull_limits: settings.pull_limits,
+        tuning: RwLock::new(settings.tuning),
         region: settings.region,
+        config: settings.config,
     });
     Ok((Opened { service, report, notes }, settings.listen, settings.limits))
 }
@@ -91,10 +222,9 @@ pub struct Running {
 /// Makes an opened broker reachable.
 pub async fn serve(
     service: Arc<BrokerService>,
-    listen: SocketAddr,
+    listener: TcpListener,
     limits: Limits,
 ) -> io::Result<Running> {
-    let listener = server::bind(listen, "listenPort").await?;
     let addr = listener.local_addr()?;
     let (stop, stopped) = watch::channel(false);
     let mut tasks =

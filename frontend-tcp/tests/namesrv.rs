@@ -328,7 +328,7 @@ async fn a_registrar_finds_its_name_servers_again() {
     until(&first, "T", 0).await;
     until(&second, "T", 0).await;
     names.lock().unwrap().push("U");
-    registrar.changed();
+    registrar.changed()();
     until(&first, "U", 0).await;
     until(&second, "U", 0).await;
 

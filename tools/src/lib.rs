@@ -1,1 +1,3 @@
-//! Tools that look into a store on disk.
+//! The tools: `mq-store-inspect` looks into a store's files.
+
+pub mod inspect;

@@ -1,9 +1,11 @@
 //! Giving messages: pulls, and how far groups are.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::filter::Filter;
 use super::groups::GroupConfig;
+use super::stats::GroupCounters;
 use super::topics::perm;
 use super::{Broker, Refusal, names};
 use crate::store::{Read, ReadLimits};
@@ -17,7 +19,7 @@ impl Broker {
         if let Some(group) = self.groups.get(name) {
             return Ok(group);
         }
-        if !self.config.auto_create_group {
+        if !self.config().auto_create_group {
             return Err(Refusal::NoGroup(name.into()));
         }
         names::check_group(name).map_err(Refusal::Invalid)?;
@@ -26,7 +28,7 @@ impl Broker {
 
     /// Whether a group may pull from a queue: broker, group, topic and queue allow it.
     pub fn check_pull(&self, group: &str, topic: &str, queue_id: i32) -> Result<(), Refusal> {
-        if self.config.permission & perm::READ == 0 {
+        if self.config().permission & perm::READ == 0 {
             let text = "the broker gives no messages (brokerPermission)".into();
             return Err(Refusal::NoPermission(text));
         }
@@ -48,7 +50,8 @@ impl Broker {
         Ok(())
     }
 
-    /// Messages of a queue from `offset` on. Records come as slices of the mapped log.
+    /// Messages of a queue from `offset` on, counted for a group. Records come as slices of the
+    /// mapped log.
     pub fn pull(
         &self,
         topic: &str,
@@ -56,8 +59,13 @@ impl Broker {
         offset: i64,
         limits: &ReadLimits,
         filter: &Filter,
+        counters: &GroupCounters,
     ) -> Read {
-        self.store.read(topic, queue_id, offset, limits, |code| filter.wants(code))
+        let start = Instant::now();
+        let read = self.store.read(topic, queue_id, offset, limits, |code| filter.wants(code));
+        let (messages, bytes) = (read.records.len() as u64, read.bytes as u64);
+        self.stats.get(counters, messages, bytes, start.elapsed());
+        read
     }
 
     /// Where a group goes on in a queue. A group that never was here begins at 0 if the queue's
@@ -73,6 +81,6 @@ impl Broker {
         }
         let first = queue.get(0).map_or(u64::MAX, |unit| unit.offset);
         let behind = self.store.log().end().saturating_sub(first);
-        (behind as f64 <= self.config.memory as f64 * IN_MEMORY).then_some(0)
+        (behind as f64 <= self.config().memory as f64 * IN_MEMORY).then_some(0)
     }
 }

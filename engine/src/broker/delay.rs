@@ -26,6 +26,9 @@ use crate::store::as_record;
 /// Messages of one level that are delivered before the next level gets its turn.
 const A_TURN: usize = 1024;
 
+/// A clock that was set back makes messages late, and by no more than this, ms.
+const CLOCK_SLACK_MS: i64 = 3_600_000;
+
 /// The file's content, also that of request 45: level to next queue offset.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -58,8 +61,14 @@ impl Delay {
         }
     }
 
-    pub(super) fn save(&self) -> Result<()> {
-        self.file.save(|| DelayTable { offset_table: lock(&self.offsets).clone() })
+    /// Saves the offsets. What they count as delivered is flushed first.
+    pub(super) fn save(&self, flush: impl FnOnce() -> Result<()>) -> Result<()> {
+        if !self.file.is_touched() {
+            return Ok(());
+        }
+        let table = DelayTable { offset_table: lock(&self.offsets).clone() };
+        flush()?;
+        self.file.save(|| table)
     }
 
     /// A delayed message came that is due at `due` (ms).
@@ -116,8 +125,10 @@ impl Broker {
         let now = self.now_ms();
         let (mut turn, mut due, mut failed) = (0, None, Ok(()));
         let next = queue.for_each(from, |_, unit| {
-            // A clock that was set back must not hold a message longer than its delay.
-            let at = unit.tags_code.min(now.saturating_add(delay_ms));
+            // Much further ahead than its delay: the clock was far ahead once, or the level is
+            // shorter now. Better early than held up for as long as that.
+            let too_far = unit.tags_code > now.saturating_add(delay_ms + CLOCK_SLACK_MS);
+            let at = if too_far { now } else { unit.tags_code };
             if at > now || turn == A_TURN {
                 due = Some(at);
                 return false;
@@ -149,7 +160,7 @@ impl Broker {
             );
             return Ok(());
         }
-        self.store.append(&Message {
+        self.append(&[Message {
             topic,
             queue_id,
             flag: record.flag(),
@@ -160,7 +171,7 @@ impl Broker {
             prepared_transaction_offset: record.prepared_transaction_offset(),
             body: record.body(),
             properties: record.properties(),
-        })?;
+        }])?;
         Ok(())
     }
 

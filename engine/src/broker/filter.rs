@@ -2,6 +2,10 @@
 
 use crate::codec::ids::java_hash;
 
+/// Codes up to this are places in a ConsumeQueueExt, where a Java broker keeps the real ones.
+/// Consumers look at the tags themselves, so these messages are given.
+const EXT_ADDRESS: i64 = -2_147_483_649;
+
 /// A tag subscription. Codes are hashes: consumers compare the tags themselves once more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Filter {
@@ -36,7 +40,9 @@ impl Filter {
     pub fn wants(&self, tags_code: i64) -> bool {
         match self {
             Filter::All => true,
-            Filter::Tags(codes) => codes.binary_search(&tags_code).is_ok(),
+            Filter::Tags(codes) => {
+                tags_code <= EXT_ADDRESS || codes.binary_search(&tags_code).is_ok()
+            }
         }
     }
 }
@@ -52,6 +58,7 @@ mod tests {
         };
         assert!(wants("*", "a") && wants("", "a"));
         assert!(wants(" a || b ", "b") && wants("a", "a") && !wants("a || b", "c"));
+        assert!(Filter::parse("a").unwrap().wants(i64::MIN + 20));
         assert!(!wants("a", ""), "a message without a tag has code 0");
         assert!(Filter::parse(" || ").is_err());
     }

@@ -11,10 +11,11 @@ pub mod names;
 pub mod offsets;
 pub mod persist;
 pub mod send;
+pub mod stats;
 pub mod topics;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use delay::Delay;
 use groups::{GroupConfig, Groups};
 use locks::QueueLocks;
 use offsets::Offsets;
+use stats::Stats;
 use topics::{TopicConfig, Topics, perm};
 
 /// Settings of a broker. Defaults are RocketMQ's.
@@ -103,12 +105,13 @@ pub enum Refusal {
 /// A broker on a store. All methods take `&self` and may be called from any thread.
 pub struct Broker {
     store: Arc<MessageStore>,
-    config: BrokerConfig,
+    config: RwLock<Arc<BrokerConfig>>,
     topics: Topics,
     groups: Groups,
     offsets: Offsets,
     locks: QueueLocks,
     delay: Delay,
+    stats: Stats,
     /// When offsets and delays are saved next, ms.
     due: Mutex<(i64, i64)>,
     on_topics_changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
@@ -118,7 +121,7 @@ pub struct Broker {
 
 impl std::fmt::Debug for Broker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Broker({} on {:?})", self.config.name, self.store)
+        write!(f, "Broker({} on {:?})", self.config().name, self.store)
     }
 }
 
@@ -138,15 +141,17 @@ impl Broker {
             offsets: Offsets::open(&fs, &root, &mut notes),
             delay: Delay::open(&fs, &root, &mut notes),
             locks: QueueLocks::default(),
+            stats: Stats::new(store.clock().now_ms()),
             due: Mutex::new((0, 0)),
             on_topics_changed: OnceLock::new(),
             threads: Mutex::new(Vec::new()),
             stopping: AtomicBool::new(false),
             store,
-            config,
+            config: RwLock::new(Arc::new(config)),
         });
         broker.make_system_topics();
         broker.make_lost_topics(&mut notes);
+        broker.move_lost_offsets(&mut notes);
         let weak = Arc::downgrade(&broker);
         broker.store.on_arrival(Box::new(move |arrival| {
             if arrival.topic == SCHEDULE_TOPIC
@@ -162,8 +167,16 @@ impl Broker {
     pub fn store(&self) -> &Arc<MessageStore> {
         &self.store
     }
-    pub fn config(&self) -> &BrokerConfig {
-        &self.config
+    pub fn config(&self) -> Arc<BrokerConfig> {
+        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+    /// Goes on with other settings. Names stay what they were at the start.
+    pub fn set_config(&self, config: BrokerConfig) {
+        let old = self.config();
+        let (name, cluster) = (old.name.clone(), old.cluster.clone());
+        let config = BrokerConfig { name, cluster, ..config };
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+        self.make_system_topics();
     }
     pub fn topics(&self) -> &Topics {
         &self.topics
@@ -176,6 +189,9 @@ impl Broker {
     }
     pub fn locks(&self) -> &QueueLocks {
         &self.locks
+    }
+    pub fn stats(&self) -> &Stats {
+        &self.stats
     }
     /// ms since 1970.
     pub fn now_ms(&self) -> i64 {
@@ -196,7 +212,7 @@ impl Broker {
     }
 
     fn make_system_topics(&self) {
-        for topic in names::system_topics(&self.config) {
+        for topic in names::system_topics(&self.config()) {
             if self.topics.get(&topic.topic_name).is_none() {
                 self.put_topic(topic);
             }
@@ -226,6 +242,26 @@ impl Broker {
         }
     }
 
+    /// Offsets beyond the end of their queue: a power cut took what had been consumed. New
+    /// messages will take these places and must not be passed by.
+    fn move_lost_offsets(&self, notes: &mut Vec<String>) {
+        if self.store.was_closed() {
+            return;
+        }
+        for (key, queues) in self.offsets.all().offset_table {
+            let Some((topic, group)) = key.split_once('@') else { continue };
+            for (queue_id, offset) in queues {
+                let max = self.store.max_offset(topic, queue_id) as i64;
+                if offset > max {
+                    notes.push(format!(
+                        "group {group} had consumed queue {queue_id} of {topic} up to {offset}, and it ends at {max}: moved there"
+                    ));
+                    self.offsets.commit(group, topic, queue_id, max);
+                }
+            }
+        }
+    }
+
     // ---- background ----
 
     /// Saves what is due: topics and groups at once, offsets and delays at their intervals.
@@ -234,14 +270,15 @@ impl Broker {
         self.topics.save()?;
         self.groups.save()?;
         self.locks.expire_step(now);
+        self.stats.step(now);
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         if now >= due.0 {
-            due.0 = now + self.config.save_offsets_ms;
+            due.0 = now + self.config().save_offsets_ms;
             self.offsets.save()?;
         }
         if now >= due.1 {
-            due.1 = now + self.config.save_delays_ms;
-            self.delay.save()?;
+            due.1 = now + self.config().save_delays_ms;
+            self.delay.save(|| self.store.flush())?;
         }
         Ok(())
     }

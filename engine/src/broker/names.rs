@@ -55,19 +55,21 @@ pub fn system_topics(config: &BrokerConfig) -> Vec<TopicConfig> {
     topics
 }
 
+/// Topics that are a broker's own, whether they are there or not.
+pub const OWN: [&str; 9] = [
+    DEFAULT_TOPIC,
+    SCHEDULE_TOPIC,
+    BENCHMARK_TOPIC,
+    HALF_TOPIC,
+    OP_TOPIC,
+    TRACE_TOPIC,
+    CHECK_MAX_TIME_TOPIC,
+    SELF_TEST_TOPIC,
+    OFFSET_MOVED_TOPIC,
+];
+
 /// Whether a topic is the broker's own: it cannot be made, changed or deleted.
 pub fn is_system_topic(topic: &str, config: &BrokerConfig) -> bool {
-    const OWN: [&str; 9] = [
-        DEFAULT_TOPIC,
-        SCHEDULE_TOPIC,
-        BENCHMARK_TOPIC,
-        HALF_TOPIC,
-        OP_TOPIC,
-        TRACE_TOPIC,
-        CHECK_MAX_TIME_TOPIC,
-        SELF_TEST_TOPIC,
-        OFFSET_MOVED_TOPIC,
-    ];
     OWN.contains(&topic)
         || topic.starts_with("rmq_sys_")
         || topic == config.cluster

@@ -71,6 +71,11 @@ impl ConfigFile {
         self.dirty.store(true, Ordering::Release);
     }
 
+    /// Whether there is something to save.
+    pub fn is_touched(&self) -> bool {
+        self.dirty.load(Ordering::Acquire)
+    }
+
     /// Saves what `content` gives, if there is something to save.
     pub fn save<T: Serialize>(&self, content: impl FnOnce() -> T) -> Result<()> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);

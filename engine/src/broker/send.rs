@@ -4,12 +4,14 @@ use std::hash::{BuildHasher, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use super::names::{self, DLQ_PREFIX, RETRY_PREFIX};
 use super::topics::{TopicConfig, perm};
 use super::{Broker, Refusal};
 use crate::codec::properties::{self, name};
 use crate::codec::record::{Message, encoded_len, sys_flag};
+use crate::error::Result as StoreResult;
 use crate::log::commit_log::Appended;
 use crate::recover::SCHEDULE_TOPIC;
 use crate::store::as_record;
@@ -118,7 +120,7 @@ impl Broker {
             (properties, target_queue) = {
                 let (mut text, queue) = self.delayed(text, target, target_queue, level);
                 if !known.cluster {
-                    properties::push(&mut text, name::CLUSTER, &self.config.cluster);
+                    properties::push(&mut text, name::CLUSTER, &self.config().cluster);
                 }
                 (text, queue)
             };
@@ -128,11 +130,11 @@ impl Broker {
             // Those who reply to a message find their way by it.
             let mut with = Vec::with_capacity(text.len() + 32);
             with.extend_from_slice(text);
-            properties::push(&mut with, name::CLUSTER, &self.config.cluster);
+            properties::push(&mut with, name::CLUSTER, &self.config().cluster);
             properties = with;
             text = &properties;
         }
-        let appended = self.store.append(&Message {
+        let appended = self.append(&[Message {
             topic: target,
             queue_id: target_queue,
             flag: m.flag,
@@ -143,7 +145,7 @@ impl Broker {
             prepared_transaction_offset: 0,
             body: m.body,
             properties: text,
-        })?;
+        }])?;
         let physical_offsets = vec![appended.physical_offset];
         Ok(Sent { appended, queue_id, physical_offsets, wait: !known.no_wait })
     }
@@ -185,7 +187,7 @@ impl Broker {
         if messages.is_empty() {
             return Err(malformed());
         }
-        let appended = self.store.append_all(&messages)?;
+        let appended = self.append(&messages)?;
         let host = self.store.log().store_host();
         let mut at = appended.physical_offset;
         let physical_offsets = messages
@@ -212,7 +214,7 @@ impl Broker {
                 let text = format!("Sending message to topic[{}] is forbidden.", m.topic);
                 return Err(Refusal::NoPermission(text));
             }
-            if self.config.permission & perm::WRITE == 0 {
+            if self.config().permission & perm::WRITE == 0 {
                 let text = "the broker takes no messages (brokerPermission)".into();
                 return Err(Refusal::NoPermission(text));
             }
@@ -226,9 +228,11 @@ impl Broker {
         if let Some(group) = m.topic.strip_prefix(RETRY_PREFIX) {
             return self.retry_topic(group);
         }
+        let may_make = m.default_topic != names::DEFAULT_TOPIC || self.config().auto_create_topic;
         let template = self
             .topics
             .get(m.default_topic)
+            .filter(|_| may_make)
             .filter(|t| t.perm & perm::INHERIT != 0)
             .ok_or_else(|| Refusal::NoTopic(m.topic.into()))?;
         let queues = m.default_queues.clamp(0, template.write_queue_nums.max(0));
@@ -271,7 +275,7 @@ impl Broker {
         max_reconsume_times: Option<i32>,
     ) -> Result<Option<Appended>, Refusal> {
         let group_config = self.group(group)?;
-        if self.config.permission & perm::WRITE == 0 {
+        if self.config().permission & perm::WRITE == 0 {
             let text = "the broker takes no messages (brokerPermission)".into();
             return Err(Refusal::NoPermission(text));
         }
@@ -311,7 +315,7 @@ impl Broker {
             (text, queue_id) = self.delayed(&text, &retry.topic_name, queue, level);
             topic = SCHEDULE_TOPIC;
         }
-        let appended = self.store.append(&Message {
+        let appended = self.append(&[Message {
             topic,
             queue_id,
             flag: record.flag(),
@@ -322,8 +326,24 @@ impl Broker {
             prepared_transaction_offset: 0,
             body: record.body(),
             properties: &text,
-        })?;
+        }])?;
+        let origin = properties::get(&text, name::RETRY_TOPIC).unwrap_or(record.topic());
+        self.stats.group(group, origin).sent_back.add(1, 0);
         Ok(Some(appended))
+    }
+
+    /// Appends messages of one topic and queue, and counts them.
+    pub(super) fn append(&self, messages: &[Message<'_>]) -> StoreResult<Appended> {
+        let start = Instant::now();
+        let appended = self.store.append_all(messages);
+        match (&appended, messages) {
+            (Ok(at), [first, ..]) => {
+                let (count, bytes) = (messages.len() as u64, at.end - at.physical_offset);
+                self.stats.put(first.topic, count, bytes, start.elapsed());
+            }
+            _ => self.stats.failed_puts.add(1, 0),
+        }
+        appended
     }
 }
 

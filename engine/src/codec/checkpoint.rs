@@ -36,6 +36,17 @@ impl Checkpoint {
         }
     }
 
+    /// The same, or zeros if times or positions cannot be true: nothing is later than `latest`
+    /// (ms) or behind `log_limit`. (Java's -1 is no position.)
+    pub fn believable(self, latest: i64, log_limit: u64) -> Checkpoint {
+        let times = [self.log_time, self.queue_time, self.index_time];
+        let offsets = [self.confirm_offset, self.queue_physical_offset];
+        let limit = i64::try_from(log_limit).unwrap_or(i64::MAX);
+        let is_true = times.iter().all(|t| (0..=latest).contains(t))
+            && offsets.iter().all(|o| (-1..=limit).contains(o));
+        if is_true { self } else { Checkpoint::default() }
+    }
+
     /// The page's bytes.
     pub fn encode(&self) -> Vec<u8> {
         let fields = [

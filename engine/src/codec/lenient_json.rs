@@ -3,7 +3,8 @@
 //! Beyond JSON it takes keys without quotes (`0:17` is what the Java broker writes for maps
 //! with numeric keys), single quotes, `//` and `/* */` comments, commas too many, control
 //! characters in strings, and the escapes `\'`, `\v`, `\0` to `\7` and `\x41`. Of a key given
-//! twice the last counts.
+//! twice the last counts. A key may be an object (`{{"queueId":0}:5}`): it is taken as the
+//! text of its JSON, names in order.
 
 use serde_json::{Map, Value};
 
@@ -123,6 +124,7 @@ impl<'a> Parser<'a> {
             let key = match self.peek() {
                 None => return Err("the text ends within an object"),
                 Some('"' | '\'') => self.string()?,
+                Some('{') => self.value()?.to_string(),
                 Some(_) => match self.take_while(is_word) {
                     "" => return Err("no key of an object"),
                     word => word.to_owned(),
@@ -267,6 +269,7 @@ mod tests {
         assert_eq!(parse(text), Ok(value));
         assert_eq!(parse("9223372036854775807"), Ok(json!(i64::MAX)));
         assert_eq!(parse("''"), Ok(json!("")));
+        assert_eq!(parse("{{b:1, 'a':2}:5}"), Ok(json!({"{\"a\":2,\"b\":1}": 5})));
     }
 
     #[test]
@@ -297,6 +300,7 @@ mod tests {
             assert!(parse(bad).is_err(), "{bad}");
         }
         assert!(parse(&"[".repeat(100_000)).is_err());
+        assert!(parse(&"{".repeat(100_000)).is_err());
         assert!(parse(&format!("{}{}", "[".repeat(100), "]".repeat(100))).is_ok());
     }
 

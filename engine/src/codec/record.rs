@@ -181,7 +181,7 @@ pub enum Entry<'a> {
     Record(Record<'a>),
     /// The rest of the file holds nothing.
     Blank,
-    /// Nothing was written here: zeros, or fewer than 8 bytes.
+    /// Nothing was written here: zeros, or the end of what there is.
     End,
 }
 
@@ -218,7 +218,8 @@ pub struct Record<'a> {
 /// CRC is not checked, see [`Record::check_body`]; that the parts add up is.
 pub fn decode(bytes: &[u8]) -> Result<Entry<'_>, RecordError> {
     if bytes.len() < BLANK_LEN {
-        return Ok(Entry::End);
+        // What is too short for a blank is one that nobody could write.
+        return Ok(if bytes.is_empty() { Entry::End } else { Entry::Blank });
     }
     let size = be::i32(bytes, TOTAL);
     let magic = be::i32(bytes, MAGIC) as u32;
@@ -466,7 +467,8 @@ mod tests {
             copy
         };
         assert!(matches!(decode(&[0; 40]), Ok(Entry::End)));
-        assert!(matches!(decode(&good[..7]), Ok(Entry::End)));
+        assert!(matches!(decode(&good[..7]), Ok(Entry::Blank)));
+        assert!(matches!(decode(&[]), Ok(Entry::End)));
         let mut blank = [9; 64];
         encode_blank(64, &mut blank);
         assert!(matches!(decode(&blank), Ok(Entry::Blank)));

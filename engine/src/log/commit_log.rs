@@ -140,7 +140,7 @@ impl CommitLog {
         clock: &dyn Clock,
     ) -> Result<Appended> {
         let total: usize = batch.iter().map(Prepared::len).sum();
-        let max = self.chain.file_len() - BLANK_LEN;
+        let max = self.chain.file_len().saturating_sub(BLANK_LEN);
         if total > max {
             return Err(Limit::Record { len: total, max }.into());
         }
@@ -183,8 +183,8 @@ impl CommitLog {
         Ok(Appended { physical_offset, queue_offset, store_timestamp, end })
     }
 
-    /// Goes on to the next file. It is made before the blank goes into the old one, so that a
-    /// full disk changes nothing.
+    /// Goes on to the next file. It is made before the blank goes into the old one: where there
+    /// is no disk space for a file, the log stays as it is.
     fn roll(&self, tail: &mut Tail) -> Result<()> {
         let Some(old) = &mut tail.writer else {
             tail.writer = Some(self.chain.push(tail.base)?);
@@ -194,7 +194,11 @@ impl CommitLog {
         self.chain.prepare(base)?.file.allocate(BLANK_LEN)?;
         let rest = old.rest();
         if rest > 0 {
-            old.write(rest, ALLOCATE_STEP, |buf| record::encode_blank(rest as u32, buf))?;
+            old.write(rest, ALLOCATE_STEP, |buf| match rest {
+                // A foreign writer left less than a blank takes.
+                ..BLANK_LEN => buf.fill(0),
+                _ => record::encode_blank(rest as u32, buf),
+            })?;
         }
         tail.writer = Some(self.chain.push(base)?);
         tail.base = base;

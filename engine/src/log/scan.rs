@@ -62,8 +62,13 @@ pub fn walk(
     mut visit: impl FnMut(Step<'_>) -> ControlFlow<()>,
 ) -> End {
     let mut end = End { at: from, why: Why::Zeros, last_time: 0 };
-    while let Some(n) = segments.iter().position(|s| end.at < s.limit()) {
+    let mut n = 0;
+    while n < segments.len() {
         let segment = &segments[n];
+        if end.at >= segment.limit() {
+            n += 1;
+            continue;
+        }
         let at = end.at;
         let is_last = n + 1 == segments.len();
         let why = if at < segment.base {

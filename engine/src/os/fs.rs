@@ -104,11 +104,17 @@ impl Fs {
 
     /// Creates a folder and those above it.
     pub fn create_dir(&self, path: &Path) -> Result<()> {
-        if path.is_dir() {
+        if path.is_dir() || path.as_os_str().is_empty() {
             return Ok(());
         }
-        self.call("create the folder", Call::CreateDir, path, || fs::create_dir_all(path))?;
-        path.parent().map_or(Ok(()), |parent| self.sync_dir(parent))
+        let parent = path.parent().unwrap_or(Path::new(""));
+        self.create_dir(parent)?;
+        self.call("create the folder", Call::CreateDir, path, || match fs::create_dir(path) {
+            // Another thread was faster.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+            other => other,
+        })?;
+        self.sync_dir(parent)
     }
 
     /// Forces a folder's entries to the disk.
@@ -170,19 +176,23 @@ impl Fs {
     /// Behind the last byte of a file that may be other than zero: what lies further is
     /// a hole that was never written.
     pub fn data_end(&self, path: &Path) -> Result<u64> {
+        use nix::errno::Errno;
         use nix::unistd::{Whence, lseek};
         let file = File::open(path).map_err(Error::io("open", path))?;
+        let failed = |e: Errno| Error::io("look for data in", path)(e.into());
         let mut end = 0;
         // The last run of data: each hole's end is where the next run begins.
-        while let Ok(data) = lseek(&file, end, Whence::SeekData) {
-            let hole = lseek(&file, data, Whence::SeekHole)
-                .map_err(|e| Error::io("look at", path)(e.into()))?;
-            if hole <= end {
-                break;
+        loop {
+            match lseek(&file, end, Whence::SeekData) {
+                Ok(data) => end = lseek(&file, data, Whence::SeekHole).map_err(failed)?,
+                Err(Errno::ENXIO) => return Ok(end.unsigned_abs()),
+                // A file system that knows no holes.
+                Err(Errno::EINVAL | Errno::ENOTSUP) => {
+                    return Ok(file.metadata().map_err(Error::io("look at", path))?.len());
+                }
+                Err(e) => return Err(failed(e)),
             }
-            end = hole;
         }
-        Ok(end.unsigned_abs())
     }
 
     /// Share of the file system under `path` that is in use, 0 to 1, as `df` counts it.

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw, UncheckedAdvice};
 
 use super::fs::{Call, Fs};
 use crate::error::{Error, Result};
@@ -180,6 +180,19 @@ impl MappedFile {
         let end = end.min(self.len());
         if start < end {
             let _ = self.raw.advise_range(Advice::PopulateWrite, start, end - start);
+        }
+    }
+
+    /// Gives the memory of the pages in a range back, as far as only this process keeps them: they
+    /// come again from the page cache, or the disk, when they are looked at.
+    pub fn release(&self, start: usize, end: usize) {
+        let (start, end) = (start & !4095, end.min(self.len()));
+        if start < end {
+            let advice = UncheckedAdvice::DontNeed;
+            // SAFETY: the mapping is shared and of a file, so what its pages hold, changed or not,
+            // is in the page cache and the same when they are mapped again.
+            #[expect(unsafe_code, reason = "unmapping pages of a file; see SAFETY")]
+            let _ = unsafe { self.raw.unchecked_advise_range(advice, start, end - start) };
         }
     }
 
@@ -412,6 +425,8 @@ mod tests {
         writer.write(5000, 4096, |b| b.fill(8)).unwrap();
         assert_eq!((&slice[..], writer.rest()), (&[7, 7][..], 0));
         file.sync(0, 10_000).unwrap();
+        file.release(0, 10_000);
+        assert_eq!((file.bytes(4998, 1), file.bytes(9999, 1)), (Some(&[7][..]), Some(&[8][..])));
         drop((file, writer));
         assert_eq!(&slice[..], [7, 7], "the slice keeps the file mapped");
     }

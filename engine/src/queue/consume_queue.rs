@@ -45,13 +45,9 @@ impl ConsumeQueue {
         let mut files: Vec<Segment> = Vec::new();
         for (base, path) in list_numbered(dir)?.0 {
             let len = path.metadata().map_or(0, |m| m.len());
-            let fits = len == file_len as u64 && base % len == 0;
-            if !fits || files.last().is_some_and(|last| last.limit() != base) {
-                // A gap means that what is behind it cannot be found by counting.
-                if !fits {
-                    attic(&path)?;
-                    continue;
-                }
+            if len != file_len as u64 || base % len != 0 {
+                attic(&path)?;
+                continue;
             }
             let file = Arc::new(MappedFile::open(fs, &path, file_len)?);
             files.push(Segment { base, file });
@@ -64,6 +60,7 @@ impl ConsumeQueue {
         let min = files.first().map_or(0, |s| s.base / UNIT);
         let max = files.last().map_or(0, |s| s.end() / UNIT);
         let writer = files.last().map(|s| s.file.writer());
+        let files_begin = files.get(files.len().saturating_sub(2)).map_or(0, |s| s.base / UNIT);
         Ok(ConsumeQueue {
             topic,
             id,
@@ -72,7 +69,8 @@ impl ConsumeQueue {
             next: AtomicU64::new(max),
             max: AtomicU64::new(max),
             min: AtomicU64::new(min),
-            flushed: AtomicU64::new(max),
+            // What a killed process wrote is in the page cache, perhaps not on the disk.
+            flushed: AtomicU64::new(files_begin),
         })
     }
 

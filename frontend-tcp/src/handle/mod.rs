@@ -1,15 +1,21 @@
 //! What a broker does with each request: one row a code in one table.
 
+pub mod admin;
 pub mod client;
 pub mod pull;
 pub mod query;
+pub mod relay;
+pub mod runtime;
 pub mod send;
+pub mod stats;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use mq_store::Error;
 use mq_store::broker::{Broker, Refusal};
+use mq_store::store::ReadLimits;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::conn::{Conn, Reply, Request};
 use crate::hold::Holds;
@@ -18,6 +24,20 @@ use crate::sessions::Sessions;
 use crate::wire::codes::{request, response};
 use crate::wire::command::Command;
 use crate::wire::fields::FieldError;
+
+/// How pulls are answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    /// Pulls wait for messages (`longPollingEnable`), or only for so many ms.
+    pub long_polling: Result<(), i64>,
+    pub pull_limits: ReadLimits,
+}
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning { long_polling: Ok(()), pull_limits: ReadLimits::default() }
+    }
+}
 
 /// Everything a handler works with.
 pub struct BrokerService {
@@ -28,10 +48,9 @@ pub struct BrokerService {
     pub advertised: SocketAddr,
     /// Addresses besides loopback that may change configuration and delete.
     pub admins: Box<dyn Fn(IpAddr) -> bool + Send + Sync>,
-    /// Pulls wait for messages (`longPollingEnable`), or only for so many ms.
-    pub long_polling: Result<(), i64>,
-    pub pull_limits: mq_store::store::ReadLimits,
+    pub tuning: RwLock<Tuning>,
     pub region: String,
+    pub config: admin::ConfigAccess,
 }
 
 /// Who may ask for something.
@@ -43,7 +62,9 @@ enum Access {
 }
 use Access::{Admin, Anyone};
 
-type Handler = fn(&BrokerService, &Arc<Conn>, &Request<'_>) -> Result<Reply, Failure>;
+/// How a request ended.
+pub type Handled = Result<Reply, Failure>;
+type Handler = fn(&BrokerService, &Arc<Conn>, &Request<'_>) -> Handled;
 
 /// The most frequent ones first.
 static TABLE: &[(i32, Access, Handler)] = &[
@@ -67,6 +88,43 @@ static TABLE: &[(i32, Access, Handler)] = &[
     (request::GET_EARLIEST_MSG_STORETIME, Anyone, query::earliest_time),
     (request::QUERY_MESSAGE, Anyone, query::by_key),
     (request::VIEW_MESSAGE_BY_ID, Anyone, query::by_position),
+    (request::UPDATE_AND_CREATE_TOPIC, Admin, admin::update_topic),
+    (request::UPDATE_AND_CREATE_TOPIC_LIST, Admin, admin::update_topics),
+    (request::DELETE_TOPIC_IN_BROKER, Admin, admin::delete_topic),
+    (request::GET_TOPIC_CONFIG, Anyone, admin::topic_config),
+    (request::GET_ALL_TOPIC_CONFIG, Anyone, admin::all_topics),
+    (request::GET_SYSTEM_TOPIC_LIST_FROM_BROKER, Anyone, admin::system_topics),
+    (request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, Admin, admin::update_group),
+    (request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST, Admin, admin::update_groups),
+    (request::DELETE_SUBSCRIPTIONGROUP, Admin, admin::delete_group),
+    (request::GET_SUBSCRIPTIONGROUP_CONFIG, Anyone, admin::group_config),
+    (request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG, Anyone, admin::all_groups),
+    (request::UPDATE_BROKER_CONFIG, Admin, admin::update_config),
+    (request::GET_BROKER_CONFIG, Anyone, admin::config),
+    (request::GET_ALL_CONSUMER_OFFSET, Anyone, admin::all_offsets),
+    (request::GET_ALL_DELAY_OFFSET, Anyone, admin::delay_offsets),
+    (request::CLONE_GROUP_OFFSET, Admin, admin::clone_offsets),
+    (request::CLEAN_EXPIRED_CONSUMEQUEUE, Admin, admin::clean_queues),
+    (request::CLEAN_UNUSED_TOPIC, Admin, admin::clean_topics),
+    (request::DELETE_EXPIRED_COMMITLOG, Admin, admin::delete_expired),
+    (request::GET_BROKER_RUNTIME_INFO, Anyone, runtime::runtime_info),
+    (request::VIEW_BROKER_STATS_DATA, Anyone, runtime::stats_data),
+    (request::GET_TOPIC_STATS_INFO, Anyone, stats::topic_stats),
+    (request::GET_CONSUME_STATS, Anyone, stats::consume_stats),
+    (request::GET_BROKER_CONSUME_STATS, Anyone, stats::broker_consume_stats),
+    (request::GET_CONSUMER_CONNECTION_LIST, Anyone, stats::consumers),
+    (request::GET_PRODUCER_CONNECTION_LIST, Anyone, stats::producers),
+    (request::GET_ALL_PRODUCER_INFO, Anyone, stats::all_producers),
+    (request::QUERY_TOPIC_CONSUME_BY_WHO, Anyone, stats::groups_of_topic),
+    (request::QUERY_TOPICS_BY_CONSUMER, Anyone, stats::topics_of_group),
+    (request::QUERY_SUBSCRIPTION_BY_CONSUMER, Anyone, stats::subscription),
+    (request::QUERY_CONSUME_TIME_SPAN, Anyone, stats::time_spans),
+    (request::QUERY_CORRECTION_OFFSET, Anyone, stats::correction_offsets),
+    (request::QUERY_CONSUME_QUEUE, Anyone, stats::queue_units),
+    (request::INVOKE_BROKER_TO_RESET_OFFSET, Admin, relay::reset_offsets),
+    (request::INVOKE_BROKER_TO_GET_CONSUMER_STATUS, Anyone, relay::consumer_status),
+    (request::GET_CONSUMER_RUNNING_INFO, Anyone, relay::running_info),
+    (request::CONSUME_MESSAGE_DIRECTLY, Anyone, relay::consume_directly),
 ];
 
 /// Why a request is not answered as asked. Here every reason gets its code.
@@ -129,7 +187,15 @@ impl Service for BrokerService {
             );
             return Command::refusal(response::NO_PERMISSION, remark).into();
         }
-        handler(self, conn, request).unwrap_or_else(|failure| {
+        // What an administrator asks for waits for the disk.
+        let blocks = *access == Admin
+            && Handle::try_current()
+                .is_ok_and(|h| h.runtime_flavor() == RuntimeFlavor::MultiThread);
+        let reply = match blocks {
+            true => tokio::task::block_in_place(|| handler(self, conn, request)),
+            false => handler(self, conn, request),
+        };
+        reply.unwrap_or_else(|failure| {
             tracing::debug!("{} of {}: {failure}", request::name(code), conn.peer());
             failure.command().into()
         })
@@ -143,6 +209,10 @@ impl Service for BrokerService {
 }
 
 impl BrokerService {
+    pub fn tuning(&self) -> Tuning {
+        *self.tuning.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn is_admin(&self, ip: IpAddr) -> bool {
         ip.to_canonical().is_loopback() || (self.admins)(ip)
     }

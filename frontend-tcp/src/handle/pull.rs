@@ -50,7 +50,8 @@ pub fn pull(
     if h.sys_flag & COMMITS != 0 {
         broker.offsets().commit(h.group, h.topic, h.queue_id, h.commit_offset);
     }
-    let most = service.pull_limits;
+    let tuning = service.tuning();
+    let most = tuning.pull_limits;
     let limits = ReadLimits {
         messages: usize::try_from(h.max_msg_nums).unwrap_or(1).clamp(1, most.messages),
         bytes: h
@@ -60,7 +61,8 @@ pub fn pull(
             .min(most.bytes),
         scan: most.scan,
     };
-    let read = broker.pull(h.topic, h.queue_id, h.queue_offset, &limits, &filter);
+    let counters = broker.stats().group(h.group, h.topic);
+    let read = broker.pull(h.topic, h.queue_id, h.queue_offset, &limits, &filter, &counters);
     let may_wait = h.sys_flag & MAY_WAIT != 0 && h.suspend_timeout_ms > 0;
     if !may_wait
         || request.head.is_one_way()
@@ -68,7 +70,7 @@ pub fn pull(
     {
         return Ok(answer(read, h.queue_offset).into());
     }
-    let wait = match service.long_polling {
+    let wait = match tuning.long_polling {
         Ok(()) => h.suspend_timeout_ms.min(MAX_HOLD_MS),
         Err(short) => short,
     };
@@ -78,6 +80,7 @@ pub fn pull(
         offset: h.queue_offset,
         limits,
         filter,
+        counters,
     };
     service.holds.hold(pull, request.ticket(conn), broker.now_ms() + wait);
     // One that came while nobody held the pull would not wake it.
@@ -131,12 +134,12 @@ fn subscription(service: &BrokerService, h: &PullHeader<'_>) -> Result<Arc<Filte
 
 /// Reads once more for a pull that waited.
 pub fn pull_again(broker: &Broker, pull: &Pull) -> Reply {
-    let Pull { topic, queue_id, offset, limits, filter } = pull;
+    let Pull { topic, queue_id, offset, limits, filter, counters } = pull;
     if broker.topics().get(topic).is_none() {
         let text = format!("topic[{topic}] not exist, apply first please!");
         return Command::refusal(response::TOPIC_NOT_EXIST, text).into();
     }
-    answer(broker.pull(topic, *queue_id, *offset, limits, filter), *offset).into()
+    answer(broker.pull(topic, *queue_id, *offset, limits, filter, counters), *offset).into()
 }
 
 fn code_of(read: &Read, asked: i64) -> i32 {

@@ -123,11 +123,10 @@ impl Registrar {
         Registrar { servers: servers.iter().map(start).collect(), stop }
     }
 
-    /// There is something new to register.
-    pub fn changed(&self) {
-        for (changed, _) in &self.servers {
-            changed.notify_one();
-        }
+    /// To be called when there is something new to register.
+    pub fn changed(&self) -> impl Fn() + Send + Sync + 'static {
+        let servers: Vec<Arc<Notify>> = self.servers.iter().map(|(n, _)| n.clone()).collect();
+        move || servers.iter().for_each(|changed| changed.notify_one())
     }
 
     /// Unregisters everywhere.

@@ -20,6 +20,8 @@ use super::frame::{self, Encoding};
 
 /// The version that our commands carry: RocketMQ 4.9.7, whose codes are the ones we serve.
 pub const VERSION: i32 = 407;
+/// RocketMQ's name of [`VERSION`].
+pub const VERSION_NAME: &str = "V4_9_7";
 const FLAG_RESPONSE: i32 = 1;
 const FLAG_ONE_WAY: i32 = 2;
 /// Language numbers of the binary form.

@@ -14,7 +14,8 @@ use mq_broker::wire::command::Command;
 use mq_store::broker::BrokerConfig;
 use mq_store::codec::index::Shape;
 use mq_store::config::StoreConfig;
-use mq_store::store::{ReadLimits, as_record};
+use mq_store::store::as_record;
+use tokio::net::TcpListener;
 
 pub const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -29,16 +30,16 @@ pub fn settings(root: &Path) -> Settings {
         broker: BrokerConfig::default(),
         listen: "127.0.0.1:0".parse().unwrap(),
         limits: Limits::default(),
-        pull_limits: ReadLimits::default(),
-        long_polling: Ok(()),
+        tuning: Default::default(),
         region: "DefaultRegion".into(),
         admins: Box::new(|_| false),
+        config: Default::default(),
     }
 }
 
 pub async fn start_with(settings: Settings) -> Running {
     let (opened, listen, limits) = run::open(settings, &mut |_, _| {}).unwrap();
-    run::serve(opened.service, listen, limits).await.unwrap()
+    run::serve(opened.service, TcpListener::bind(listen).await.unwrap(), limits).await.unwrap()
 }
 
 pub async fn start(root: &Path) -> Running {

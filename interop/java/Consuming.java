@@ -1,0 +1,382 @@
+import java.util.*;
+import java.util.concurrent.*;
+import java.util.concurrent.atomic.AtomicInteger;
+import java.util.stream.Collectors;
+import org.apache.rocketmq.client.consumer.*;
+import org.apache.rocketmq.client.consumer.listener.*;
+import org.apache.rocketmq.client.producer.*;
+import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
+import org.apache.rocketmq.common.message.*;
+
+/** What consumers get, in which order, how often, and when. */
+final class Consuming {
+    static void scenarios(Map<String, Kit.Scenario> into) {
+        into.put("offset-reset", Consuming::offsetReset);
+        into.put("delay", Consuming::delay);
+        into.put("retry", Consuming::retry);
+        into.put("dead-letter", Consuming::deadLetter);
+        into.put("push-concurrent", Consuming::concurrent);
+        into.put("push-orderly", Consuming::orderly);
+        into.put("push-broadcast", Consuming::broadcast);
+        into.put("tag-filter", Consuming::tags);
+        into.put("pull", Consuming::pull);
+        into.put("consume-from", Consuming::from);
+        into.put("offsets-kept", Consuming::offsetsKept);
+    }
+
+    private static void concurrent(Kit kit) throws Exception {
+        String topic = kit.topic(8), group = kit.name("group");
+        Kit.Inbox a = new Kit.Inbox(), b = new Kit.Inbox();
+        var first = kit.start(kit.push(group, topic, "*", a));
+        Kit.balanced(topic, 8, first);
+        var second = kit.start(kit.push(group, topic, "*", b));
+        Kit.balanced(topic, 4, first, second);
+        DefaultMQProducer producer = kit.producer();
+        List<String> bodies = kit.send(producer, topic, "t", "m", 400);
+        Kit.await(30, "400 deliveries", () -> a.got.size() + b.got.size() >= 400);
+        Thread.sleep(300);
+        List<String> all = a.texts();
+        all.addAll(b.texts());
+        Kit.sameSet(bodies, all, "delivered to both");
+        Kit.equal(200, a.got.size(), "share of the first");
+        Set<Integer> queues = a.got.stream().map(MessageExt::getQueueId).collect(Collectors.toSet());
+        Kit.equal(4, queues.size(), "queues of the first");
+        b.got.forEach(m -> Kit.check(!queues.contains(m.getQueueId()), "queue %d went to both", m.getQueueId()));
+        // A message to a waiting consumer comes at once: the held pull is answered, not timed out.
+        long start = System.nanoTime();
+        kit.send(producer, topic, "t", "wake", 1);
+        Kit.await(10, "wake-up", () -> a.got.size() + b.got.size() == 401);
+        Kit.check(System.nanoTime() - start < 1_500_000_000L, "a waiting consumer got it after %d ms", (System.nanoTime() - start) / 1_000_000);
+    }
+
+    private static void orderly(Kit kit) throws Exception {
+        String topic = kit.topic(6), group = kit.name("group");
+        Map<Integer, List<Long>> seen = new ConcurrentHashMap<>();
+        Map<Integer, AtomicInteger> busy = new ConcurrentHashMap<>();
+        Queue<String> wrong = new ConcurrentLinkedQueue<>();
+        AtomicInteger suspended = new AtomicInteger(), count = new AtomicInteger();
+        MessageListenerOrderly listener = (messages, context) -> {
+            int queue = messages.get(0).getQueueId();
+            if (busy.computeIfAbsent(queue, q -> new AtomicInteger()).incrementAndGet() != 1) {
+                wrong.add("queue " + queue + " in two threads");
+            }
+            try {
+                for (MessageExt m : messages) {
+                    if (m.getQueueOffset() == 7 && suspended.incrementAndGet() <= 6) { // once for each queue at least
+                        context.setSuspendCurrentQueueTimeMillis(50);
+                        return ConsumeOrderlyStatus.SUSPEND_CURRENT_QUEUE_A_MOMENT;
+                    }
+                    seen.computeIfAbsent(queue, q -> new CopyOnWriteArrayList<>()).add(m.getQueueOffset());
+                    count.incrementAndGet();
+                }
+                return ConsumeOrderlyStatus.SUCCESS;
+            } finally {
+                busy.get(queue).decrementAndGet();
+            }
+        };
+        var first = kit.start(kit.push(group, topic, "*", listener));
+        var second = kit.start(kit.push(group, topic, "*", listener));
+        Kit.balanced(topic, 3, first, second);
+        kit.send(kit.producer(), topic, "t", "m", 300);
+        Kit.await(60, "300 deliveries", () -> count.get() >= 300);
+        Thread.sleep(300);
+        Kit.check(wrong.isEmpty(), "%s", wrong);
+        Kit.check(suspended.get() > 6, "suspended %d times", suspended.get());
+        List<Long> expected = new ArrayList<>();
+        for (long i = 0; i < 50; i++) {
+            expected.add(i);
+        }
+        for (int queue = 0; queue < 6; queue++) {
+            Kit.equal(expected, seen.get(queue), "offsets of queue " + queue + " as consumed");
+        }
+    }
+
+    private static void broadcast(Kit kit) throws Exception {
+        String topic = kit.topic(4), group = kit.name("group");
+        Kit.Inbox a = new Kit.Inbox(), b = new Kit.Inbox();
+        for (Kit.Inbox inbox : List.of(a, b)) {
+            var consumer = kit.push(group, topic, "*", inbox);
+            Versioned.broadcasting(consumer);
+            Kit.balanced(topic, 4, kit.start(consumer));
+        }
+        List<String> bodies = kit.send(kit.producer(), topic, "t", "m", 100);
+        a.expect(30, bodies);
+        b.expect(30, bodies);
+    }
+
+    private static void tags(Kit kit) throws Exception {
+        String topic = kit.topic(2);
+        DefaultMQProducer producer = kit.producer();
+        // AaAa and BBBB have one hash code: the broker, which compares those only, lets both through; the client must not.
+        String[] tags = {"a", "b", "c", "", "AaAa", "BBBB"};
+        Map<String, List<String>> bodies = new HashMap<>();
+        for (int i = 0; i < 120; i++) {
+            String tag = tags[(i / 2) % tags.length];
+            bodies.computeIfAbsent(tag, t -> new ArrayList<>()).add(tag + i);
+            producer.send(Kit.message(topic, tag, "k" + i, tag + i));
+        }
+        Kit.Inbox ab = new Kit.Inbox(), hash = new Kit.Inbox(), all = new Kit.Inbox();
+        kit.start(kit.push(kit.name("ab"), topic, "a || b", ab));
+        kit.start(kit.push(kit.name("hash"), topic, "AaAa", hash));
+        kit.start(kit.push(kit.name("all"), topic, "*", all));
+        List<String> both = new ArrayList<>(bodies.get("a")), every = new ArrayList<>();
+        both.addAll(bodies.get("b"));
+        bodies.values().forEach(every::addAll);
+        ab.expect(30, both);
+        hash.expect(30, bodies.get("AaAa"));
+        all.expect(30, every);
+        // What the broker itself filters: raw pulls.
+        DefaultMQPullConsumer puller = kit.pull(kit.name("puller"));
+        List<String> pulled = new ArrayList<>();
+        for (MessageQueue queue : puller.fetchSubscribeMessageQueues(topic)) {
+            for (long next = 0; next < 60; ) {
+                PullResult result = puller.pull(queue, "a || b", next, 5);
+                if (result.getPullStatus() == PullStatus.FOUND) {
+                    result.getMsgFoundList().forEach(m -> pulled.add(Kit.text(m)));
+                } else {
+                    Kit.equal(PullStatus.NO_MATCHED_MSG, result.getPullStatus(), "status");
+                }
+                Kit.check(result.getNextBeginOffset() > next, "pull does not advance from %d", next);
+                next = result.getNextBeginOffset();
+            }
+        }
+        Kit.sameSet(both, pulled, "pulled");
+    }
+
+    private static void pull(Kit kit) throws Exception {
+        String topic = kit.topic(2), group = kit.name("group");
+        DefaultMQProducer producer = kit.producer();
+        MessageQueue queue = new MessageQueue(topic, kit.brokers().keySet().iterator().next(), 1);
+        List<Long> storeTimes = new ArrayList<>();
+        for (int i = 0; i < 50; i++) {
+            producer.send(Kit.message(topic, i < 40 ? "a" : "b", "k" + i, "m" + i), queue);
+            if (i == 24) {
+                Thread.sleep(20); // so that a time lies between 24 and 25
+            }
+        }
+        kit.everything(topic).forEach(m -> storeTimes.add(m.getStoreTimestamp()));
+        DefaultMQPullConsumer consumer = kit.pull(group);
+        Kit.equal(2, consumer.fetchSubscribeMessageQueues(topic).size(), "queues");
+        Kit.equal(0, consumer.minOffset(queue), "minOffset");
+        Kit.equal(50, consumer.maxOffset(queue), "maxOffset");
+        Kit.equal(0, consumer.maxOffset(new MessageQueue(topic, queue.getBrokerName(), 0)), "maxOffset of an empty queue");
+
+        PullResult r = consumer.pull(queue, "*", 10, 7);
+        Kit.equal("FOUND 17 0 50 7", say(r), "pull of 7 from 10");
+        for (int i = 0; i < 7; i++) {
+            Kit.equal("m" + (10 + i), Kit.text(r.getMsgFoundList().get(i)), "body");
+        }
+        Kit.equal("NO_NEW_MSG 50 0 50 0", say(consumer.pull(queue, "*", 50, 7)), "pull at the end");
+        Kit.equal("OFFSET_ILLEGAL 50 0 50 0", say(consumer.pull(queue, "*", 1000, 7)), "pull far beyond the end");
+        PullResult none = consumer.pull(queue, "c", 0, 7);
+        Kit.equal(PullStatus.NO_MATCHED_MSG, none.getPullStatus(), "pull of an absent tag");
+        Kit.equal(50, none.getNextBeginOffset(), "next after an absent tag");
+        Kit.equal("FOUND 45 0 50 5", say(consumer.pull(queue, "b", 30, 5)), "pull of a tag that comes later");
+
+        // The long poll ends when a message comes, not before and not much after.
+        Future<PullResult> waiting = CompletableFuture.supplyAsync(() -> {
+            try {
+                return consumer.pullBlockIfNotFound(queue, "*", 50, 7);
+            } catch (Exception e) {
+                throw new RuntimeException(e);
+            }
+        });
+        Thread.sleep(700);
+        Kit.check(!waiting.isDone(), "the long poll came back early");
+        producer.send(Kit.message(topic, "a", "late", "late"), queue);
+        r = waiting.get(1500, TimeUnit.MILLISECONDS);
+        Kit.equal("FOUND 51 0 51 1", say(r), "long poll");
+        Kit.equal("late", Kit.text(r.getMsgFoundList().get(0)), "body of the long poll");
+
+        // Offsets by time
+        Kit.equal(25, consumer.searchOffset(queue, storeTimes.get(25)), "offset at the time of 25");
+        Kit.equal(25, consumer.searchOffset(queue, storeTimes.get(25) - 5), "offset at a time between 24 and 25");
+        Kit.equal(0, consumer.searchOffset(queue, storeTimes.get(0) - 10_000), "offset before all");
+        Kit.equal(storeTimes.get(0), consumer.earliestMsgStoreTime(queue), "earliest store time");
+
+        // Committed offsets
+        Kit.check(consumer.fetchConsumeOffset(queue, true) <= 0, "offset of a new group");
+        consumer.updateConsumeOffset(queue, 33);
+        consumer.getOffsetStore().persist(queue);
+        DefaultMQPullConsumer other = kit.pull(group);
+        Kit.await(5, "the committed offset", () -> other.fetchConsumeOffset(queue, true) == 33);
+    }
+
+    private static String say(PullResult r) {
+        return r.getPullStatus() + " " + r.getNextBeginOffset() + " " + r.getMinOffset() + " " + r.getMaxOffset() + " "
+            + (r.getMsgFoundList() == null ? 0 : r.getMsgFoundList().size());
+    }
+
+    private static void from(Kit kit) throws Exception {
+        String old = kit.topic(1), empty = kit.topic(kit.name("empty"), 1);
+        DefaultMQProducer producer = kit.producer();
+        List<String> before = kit.send(producer, old, "t", "old", 20);
+        Map<ConsumeFromWhere, Kit.Inbox> olds = new TreeMap<>(), empties = new TreeMap<>();
+        for (ConsumeFromWhere where : List.of(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET, ConsumeFromWhere.CONSUME_FROM_LAST_OFFSET, ConsumeFromWhere.CONSUME_FROM_TIMESTAMP)) {
+            for (String topic : List.of(old, empty)) {
+                Kit.Inbox inbox = new Kit.Inbox();
+                (topic == old ? olds : empties).put(where, inbox);
+                var consumer = kit.push(kit.name(where.name() + (topic == old ? "_old" : "_empty")), topic, "*", inbox);
+                consumer.setConsumeFromWhere(where);
+                consumer.setConsumeTimestamp("20200101000000");
+                Kit.balanced(topic, 1, kit.start(consumer));
+            }
+        }
+        List<String> after = kit.send(producer, old, "t", "new", 5), all = new ArrayList<>(before);
+        all.addAll(after);
+        List<String> fresh = kit.send(producer, empty, "t", "fresh", 5);
+        // A queue whose first message is still near the tail counts as new: a fresh group starts at 0 whatever it
+        // asked for, so that nothing is lost when a topic and its consumers are born together.
+        for (Kit.Inbox inbox : olds.values()) {
+            inbox.expect(20, all);
+        }
+        for (Kit.Inbox inbox : empties.values()) {
+            inbox.expect(20, fresh);
+        }
+    }
+
+    private static void retry(Kit kit) throws Exception {
+        String topic = kit.topic(1), group = kit.name("group");
+        Map<String, List<MessageExt>> tries = new ConcurrentHashMap<>();
+        Map<String, List<Long>> times = new ConcurrentHashMap<>();
+        kit.start(kit.push(group, topic, "*", (MessageListenerConcurrently) (messages, context) -> {
+            context.setDelayLevelWhenNextConsume(1);
+            MessageExt m = messages.get(0);
+            List<MessageExt> before = tries.computeIfAbsent(Kit.text(m), t -> new CopyOnWriteArrayList<>());
+            before.add(m);
+            times.computeIfAbsent(Kit.text(m), t -> new CopyOnWriteArrayList<>()).add(System.currentTimeMillis());
+            return Kit.text(m).startsWith("bad") && before.size() < 3 ? ConsumeConcurrentlyStatus.RECONSUME_LATER : ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        }));
+        DefaultMQProducer producer = kit.producer();
+        Message bad = Kit.message(topic, "tag", "key", "bad");
+        bad.putUserProperty("kept", "yes");
+        kit.send(producer, topic, "t", "good", 10);
+        SendResult sent = producer.send(bad);
+        kit.send(producer, topic, "t", "fine", 10);
+        Kit.await(40, "third try", () -> tries.getOrDefault("bad", List.of()).size() == 3 && tries.size() == 21);
+        Thread.sleep(1500); // a fourth would come now
+        tries.forEach((body, all) -> Kit.equal(body.equals("bad") ? 3 : 1, all.size(), "deliveries of " + body));
+        for (int i = 0; i < 3; i++) {
+            MessageExt m = tries.get("bad").get(i);
+            Kit.equal(i, m.getReconsumeTimes(), "reconsumeTimes");
+            Kit.equal(topic, m.getTopic(), "topic as shown");
+            Kit.equal(sent.getMsgId(), m.getMsgId(), "id");
+            Kit.equal("tag key yes", m.getTags() + " " + m.getKeys() + " " + m.getProperty("kept"), "tag, key, property");
+            if (i > 0) {
+                long waited = times.get("bad").get(i) - times.get("bad").get(i - 1);
+                Kit.check(waited >= 900, "retried after %d ms", waited);
+                Kit.equal(sent.getOffsetMsgId(), m.getProperty(MessageConst.PROPERTY_ORIGIN_MESSAGE_ID), "ORIGIN_MESSAGE_ID");
+            }
+        }
+        Kit.equal(2, kit.everything("%RETRY%" + group).size(), "messages in the retry topic");
+        Kit.await(30, "committed offsets", () -> kit.admin().examineConsumeStats(group).computeTotalDiff() == 0);
+    }
+
+    private static void deadLetter(Kit kit) throws Exception {
+        String topic = kit.topic(2), group = kit.name("group");
+        Map<String, AtomicInteger> tries = new ConcurrentHashMap<>();
+        var consumer = kit.push(group, topic, "*", (MessageListenerConcurrently) (messages, context) -> {
+            context.setDelayLevelWhenNextConsume(1);
+            tries.computeIfAbsent(Kit.text(messages.get(0)), t -> new AtomicInteger()).incrementAndGet();
+            return Kit.text(messages.get(0)).startsWith("dead") ? ConsumeConcurrentlyStatus.RECONSUME_LATER : ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        });
+        consumer.setMaxReconsumeTimes(1);
+        kit.start(consumer);
+        DefaultMQProducer producer = kit.producer();
+        List<String> dead = kit.send(producer, topic, "t", "dead", 3);
+        kit.send(producer, topic, "t", "alive", 3);
+        String letters = "%DLQ%" + group;
+        Kit.await(40, "3 dead letters", () -> kit.admin().examineTopicStats(letters).getOffsetTable().values().stream().mapToLong(o -> o.getMaxOffset()).sum() == 3);
+        Thread.sleep(1500);
+        for (String body : dead) {
+            Kit.equal(2, tries.get(body).get(), "tries of " + body);
+        }
+        Kit.equal(6, tries.size(), "messages consumed");
+        List<MessageExt> stored = kit.everything(letters);
+        Kit.sameSet(dead, stored.stream().map(Kit::text).collect(Collectors.toList()), "dead letters");
+        stored.forEach(m -> Kit.equal(topic, m.getProperty(MessageConst.PROPERTY_RETRY_TOPIC), "RETRY_TOPIC of a dead letter"));
+    }
+
+    private static void delay(Kit kit) throws Exception {
+        String topic = kit.topic(2);
+        Map<String, MessageExt> got = new ConcurrentHashMap<>();
+        Map<String, Long> times = new ConcurrentHashMap<>();
+        var consumer = kit.start(kit.push(kit.name("group"), topic, "*", (MessageListenerConcurrently) (messages, context) -> {
+            times.put(Kit.text(messages.get(0)), System.currentTimeMillis());
+            Kit.check(got.put(Kit.text(messages.get(0)), messages.get(0)) == null, "twice");
+            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        }));
+        Kit.balanced(topic, 2, consumer);
+        DefaultMQProducer producer = kit.producer();
+        // Until the broker knows the new subscription (a heartbeat) pulls fail, and wait 3 s: have that behind us.
+        kit.send(producer, topic, "t", "warm", 2);
+        Kit.await(30, "warm-up", () -> got.size() == 2);
+        Map<String, Long> sent = new HashMap<>();
+        long[] seconds = {0, 1, 5, 10};
+        for (int level = 0; level <= 3; level++) {
+            Message message = Kit.message(topic, "tag", "k" + level, "level" + level);
+            message.setDelayTimeLevel(level);
+            message.putUserProperty("kept", "yes");
+            sent.put("level" + level, System.currentTimeMillis());
+            Kit.equal(SendStatus.SEND_OK, producer.send(message).getSendStatus(), "status");
+        }
+        Kit.await(25, "4 deliveries", () -> got.size() == 6);
+        for (int level = 0; level <= 3; level++) {
+            String body = "level" + level;
+            long waited = times.get(body) - sent.get(body);
+            Kit.check(waited >= seconds[level] * 1000 - 50 && waited < seconds[level] * 1000 + 3000, "%s came after %d ms", body, waited);
+            MessageExt m = got.get(body);
+            Kit.equal("tag k" + level + " yes " + topic, m.getTags() + " " + m.getKeys() + " " + m.getProperty("kept") + " " + m.getTopic(), "tag, key, property, topic");
+        }
+        Kit.equal(6, kit.everything(topic).size(), "messages in the topic");
+    }
+
+    private static void offsetsKept(Kit kit) throws Exception {
+        String topic = kit.topic(4), group = kit.name("group");
+        DefaultMQProducer producer = kit.producer();
+        List<String> first = kit.send(producer, topic, "t", "first", 40);
+        Kit.Inbox inbox = new Kit.Inbox();
+        var consumer = kit.start(kit.push(group, topic, "*", inbox));
+        inbox.expect(30, first);
+        consumer.shutdown();
+        Kit.await(30, "committed offsets", () -> {
+            var stats = kit.admin().examineConsumeStats(group, topic).getOffsetTable().values();
+            return stats.size() == 4 && stats.stream().allMatch(o -> o.getConsumerOffset() == 10 && o.getBrokerOffset() == 10);
+        });
+        List<String> second = kit.send(producer, topic, "t", "second", 20);
+        Kit.await(5, "lag of 20 while away", () -> kit.admin().examineConsumeStats(group, topic).computeTotalDiff() == 20);
+        Kit.Inbox again = new Kit.Inbox();
+        kit.start(kit.push(group, topic, "*", again));
+        again.expect(30, second);
+    }
+
+    private static void offsetReset(Kit kit) throws Exception {
+        String topic = kit.topic(2), group = kit.name("group");
+        DefaultMQProducer producer = kit.producer();
+        List<String> early = kit.send(producer, topic, "t", "early", 20);
+        Thread.sleep(50);
+        long between = System.currentTimeMillis();
+        Thread.sleep(50);
+        List<String> late = kit.send(producer, topic, "t", "late", 20), all = new ArrayList<>(early);
+        all.addAll(late);
+        Kit.Inbox inbox = new Kit.Inbox();
+        var consumer = kit.start(kit.push(group, topic, "*", inbox));
+        inbox.expect(30, all);
+        Kit.await(30, "committed offsets", () -> kit.admin().examineConsumeStats(group, topic).computeTotalDiff() == 0);
+
+        // While the consumer lives the broker tells it; it drops its queues and takes them again from there.
+        inbox.got.clear();
+        var moved = kit.admin().resetOffsetByTimestamp(topic, group, between, true);
+        Kit.equal(2, moved.size(), "queues reset");
+        moved.forEach((queue, offset) -> Kit.equal(10, offset, "offset after reset of " + queue));
+        inbox.expect(60, late);
+        consumer.shutdown();
+
+        // Without one it is the committed offset that moves.
+        var rollback = kit.admin().resetOffsetByTimestampOld(group, topic, 0, true);
+        Kit.equal(2, rollback.size(), "queues rolled back");
+        Kit.Inbox again = new Kit.Inbox();
+        kit.start(kit.push(group, topic, "*", again));
+        again.expect(30, all);
+    }
+}

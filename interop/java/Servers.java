@@ -1,0 +1,171 @@
+import java.util.*;
+import java.util.stream.Collectors;
+import org.apache.rocketmq.client.producer.*;
+import org.apache.rocketmq.common.message.*;
+
+/** Our servers and Java's next to each other, and one store under both. */
+final class Servers {
+    static void scenarios(Map<String, Kit.Scenario> into) {
+        into.put("name-servers", Servers::nameServers);
+        into.put("store-exchange", Servers::storeExchange);
+    }
+
+    /** Each "address=brokers" of -Dservers is a name server with as many brokers, of whatever make. */
+    private static void nameServers(Kit outer) throws Exception {
+        for (String server : System.getProperty("servers").split(",")) {
+            String address = server.split("=")[0];
+            int brokers = Integer.parseInt(server.split("=")[1]);
+            try (Kit kit = new Kit(outer.scenario, address)) {
+                Kit.await(60, brokers + " brokers at " + address, () -> kit.brokers().size() == brokers);
+                String topic = kit.topic(kit.name("topic" + address.split(":")[1]), 3), group = kit.name("group");
+                Kit.Inbox inbox = new Kit.Inbox();
+                var consumer = kit.start(kit.push(group, topic, "*", inbox));
+                Kit.balanced(topic, 3 * brokers, consumer);
+                DefaultMQProducer producer = kit.producer();
+                List<String> bodies = kit.send(producer, topic, "t", "m", 60 * brokers);
+                inbox.expect(30, bodies);
+                Map<String, Long> byBroker = kit.everything(topic).stream().collect(Collectors.groupingBy(
+                    m -> m.getStoreHost().toString().substring(1), TreeMap::new, Collectors.counting()));
+                Kit.equal(kit.brokers().values().stream().collect(Collectors.toMap(a -> a, a -> 60L, Long::sum, TreeMap::new)), byBroker, "messages by broker");
+                Kit.await(10, "index", () -> producer.queryMessage(topic, "m7", 10, 0, Long.MAX_VALUE).getMessageList().size() == 1);
+                Kit.await(30, "no lag", () -> kit.admin().examineConsumeStats(group).computeTotalDiff() == 0);
+                Kit.equal(1, kit.admin().examineConsumerConnectionInfo(group).getConnectionSet().size(), "members");
+            }
+        }
+    }
+
+    /**
+     * Two brokers take turns with one store: each finds what the other left, whole and in place, and goes on with it.
+     * -Dfirst and -Dsecond are their nodes; they share store, port and name.
+     */
+    private static void storeExchange(Kit outer) throws Exception {
+        String topic = outer.name("topic"), group = outer.name("group");
+        String first = System.getProperty("first"), second = System.getProperty("second");
+        Ledger ledger = new Ledger(topic, group);
+        Kit.node(first, "start");
+        ledger.turn(outer, "first", "first opens an empty store", true, false);
+        Kit.node(first, "stop");
+        Kit.node(second, "start");
+        ledger.turn(outer, "second", "second after a clean stop of first", false, false);
+        Kit.node(second, "stop");
+        Kit.node(first, "start");
+        ledger.turn(outer, "firstagain", "first after a clean stop of second", false, false);
+        Kit.node(first, "kill");
+        Kit.node(second, "start");
+        ledger.turn(outer, "secondagain", "second after first was killed", false, true);
+        Kit.node(second, "kill");
+        Kit.node(first, "start");
+        ledger.turn(outer, "last", "first after second was killed", false, true);
+        Kit.node(first, "stop");
+    }
+
+    private static final class Ledger {
+        final String topic, group;
+        /** "queue:offset id body" of everything acknowledged so far. */
+        final List<String> places = new ArrayList<>();
+        final List<String> keys = new ArrayList<>(), ids = new ArrayList<>();
+        /** Delayed ones: sent to one broker, due at the next. */
+        final List<String> pending = new ArrayList<>();
+
+        Ledger(String topic, String group) {
+            this.topic = topic;
+            this.group = group;
+        }
+
+        void turn(Kit outer, String prefix, String label, boolean create, boolean killed) throws Exception {
+            try (Kit kit = new Kit(outer.scenario)) {
+                kit.brokers();
+                if (create) {
+                    kit.topic(topic, 4);
+                    Versioned.createGroup(kit.admin(), kit.broker(), group + "_settings", 9);
+                }
+                Kit.eventually(30, "the broker", () -> kit.admin().fetchBrokerRuntimeStats(kit.broker()));
+                Kit.eventually(30, "the route", () -> kit.admin().examineTopicRouteInfo(topic));
+                verify(kit);
+                consume(kit, killed ? recent : Set.of()); // what was pending, and nothing that was consumed before the change
+                recent = new HashSet<>();
+                write(kit, prefix);
+                verify(kit);
+                consume(kit, Set.of());
+                Message late = Kit.message(topic, "late", "late" + prefix, "late" + prefix);
+                late.setDelayTimeLevel(2);
+                Kit.equal(SendStatus.SEND_OK, kit.producer().send(late).getSendStatus(), "status");
+                pending.add("late" + prefix);
+            } catch (Throwable t) {
+                throw new AssertionError(label + ": " + t.getMessage(), t);
+            }
+        }
+
+        private final Set<String> consumed = new HashSet<>();
+        /** Consumed in the last turn: a killed broker may have forgotten so, as it keeps offsets every few seconds. */
+        private Set<String> recent = new HashSet<>();
+
+        void consume(Kit kit, Set<String> again) throws Exception {
+            List<String> expected = places.stream().map(p -> p.split(" ", 3)[2]).filter(b -> !consumed.contains(b)).collect(Collectors.toList());
+            Kit.Inbox inbox = new Kit.Inbox();
+            var consumer = kit.start(kit.push(group, topic, "*", inbox));
+            inbox.waitFor(40, () -> inbox.texts().containsAll(expected), expected);
+            Thread.sleep(300);
+            Kit.sameSet(expected, inbox.texts().stream().filter(t -> !again.contains(t)).collect(Collectors.toList()), "delivered");
+            consumed.addAll(expected);
+            recent.addAll(expected);
+            Kit.await(30, "no lag", () -> kit.admin().examineConsumeStats(group, topic).computeTotalDiff() == 0);
+            consumer.shutdown();
+        }
+
+        void write(Kit kit, String prefix) throws Exception {
+            DefaultMQProducer producer = kit.producer();
+            for (int i = 0; i < 300; i++) {
+                String body = prefix + i + (i % 50 == 0 ? "y".repeat(10_000) : "");
+                Message message = Kit.message(topic, "tag" + i % 3, prefix + i, body);
+                message.putUserProperty("p", "v" + i);
+                enter(producer.send(message), 0, prefix + i, body);
+            }
+            List<Message> batch = new ArrayList<>();
+            for (int i = 0; i < 10; i++) {
+                batch.add(Kit.message(topic, "batch", prefix + "b" + i, prefix + "b" + i));
+            }
+            SendResult result = producer.send(batch);
+            for (int i = 0; i < 10; i++) {
+                enter(result, i, prefix + "b" + i, prefix + "b" + i);
+            }
+        }
+
+        void enter(SendResult result, int nth, String key, String body) {
+            Kit.equal(SendStatus.SEND_OK, result.getSendStatus(), "status");
+            places.add(result.getMessageQueue().getQueueId() + ":" + (result.getQueueOffset() + nth) + " " + result.getMsgId().split(",")[nth] + " " + body);
+            keys.add(key);
+            ids.add(result.getOffsetMsgId().split(",")[nth]);
+        }
+
+        void verify(Kit kit) throws Exception {
+            // Delayed ones get their place when they come.
+            Kit.await(30, "delayed messages " + pending, () ->
+                kit.admin().examineTopicStats(topic).getOffsetTable().values().stream().mapToLong(o -> o.getMaxOffset()).sum() >= places.size() + pending.size());
+            List<String> stored = new ArrayList<>();
+            for (MessageExt m : kit.everything(topic)) {
+                String place = m.getQueueId() + ":" + m.getQueueOffset() + " " + m.getMsgId() + " " + Kit.text(m);
+                if (pending.remove(Kit.text(m))) {
+                    places.add(place);
+                    keys.add(Kit.text(m));
+                    ids.add(((MessageClientExt) m).getOffsetMsgId());
+                }
+                stored.add(place);
+            }
+            Kit.sameSet(places, stored, "stored");
+            DefaultMQProducer reader = kit.producer();
+            for (int i = 0; i < places.size(); i++) {
+                String key = keys.get(i), body = places.get(i).split(" ", 3)[2];
+                List<MessageExt> found = Kit.eventually(10, "message by key " + key, () -> reader.queryMessage(topic, key, 10, 0, Long.MAX_VALUE).getMessageList());
+                // The index knows a delayed message twice: as it waited, and as it came.
+                found = found.stream().filter(m -> m.getTopic().equals(topic)).collect(Collectors.toList());
+                Kit.equal(1, found.size(), "messages with key " + key);
+                Kit.equal(body, Kit.text(found.get(0)), "body by key " + key);
+                if (i % 25 == 0) {
+                    Kit.equal(body, Kit.text(reader.viewMessage(topic, ids.get(i))), "body by offset id");
+                }
+            }
+            Kit.equal(9, kit.admin().getAllSubscriptionGroup(kit.broker(), 5000).getSubscriptionGroupTable().get(group + "_settings").getRetryMaxTimes(), "settings of a group");
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! Messages: filtered lists, one in full, and queries by key.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use mq_store::codec::ids::parse_offset_msg_id;
+use mq_store::codec::properties::{self, name};
+use mq_store::codec::record::{Record, sys_flag};
+use mq_store::log::scan::{End, Step, Why};
+use mq_store::os::map::Slice;
+use mq_store::segment::Segment;
+use mq_store::store::as_record;
+use mq_store::view::{StoreView, has_key};
+use serde::Serialize;
+
+use super::body::{self, Form};
+use super::output::{Output, printable, size};
+use super::time::local;
+use super::verify::damage_of;
+use super::{Answer, Failure, Filter, Messages, Query, TimeRange};
+
+/// A message as JSON. Names and forms are those of RocketMQ's message class.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Line<'a> {
+    topic: &'a str,
+    queue_id: i32,
+    queue_offset: i64,
+    commit_log_offset: i64,
+    store_size: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    msg_id: Option<&'a str>,
+    offset_msg_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keys: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tags: Option<&'a str>,
+    flag: i32,
+    sys_flag: i32,
+    born_timestamp: i64,
+    born_host: String,
+    store_timestamp: i64,
+    store_host: String,
+    reconsume_times: i32,
+    prepared_transaction_offset: i64,
+    #[serde(rename = "bodyCRC")]
+    body_crc: u32,
+    body_length: usize,
+    properties: BTreeMap<&'a str, &'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<String>,
+    /// Only there if the record is damaged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    damaged: Option<String>,
+}
+
+/// Address and port, an IPv6 address with all its zeros, as Java writes it.
+fn host(address: SocketAddr) -> String {
+    match address.ip() {
+        IpAddr::V4(_) => address.to_string(),
+        IpAddr::V6(ip) => {
+            let groups = ip.segments().map(|group| format!("{group:x}"));
+            format!("[{}]:{}", groups.join(":"), address.port())
+        }
+    }
+}
+
+impl<'a> Line<'a> {
+    fn of(r: &Record<'a>, with_body: bool) -> Line<'a> {
+        let properties: BTreeMap<_, _> = properties::pairs(r.properties()).collect();
+        let property = |name: &str| properties.get(name).copied();
+        Line {
+            topic: r.topic(),
+            queue_id: r.queue_id(),
+            queue_offset: r.queue_offset(),
+            commit_log_offset: r.physical_offset(),
+            store_size: r.size(),
+            msg_id: property(name::UNIQ_KEY),
+            offset_msg_id: r.offset_msg_id(),
+            keys: property(name::KEYS),
+            tags: property(name::TAGS),
+            flag: r.flag(),
+            sys_flag: r.sys_flag(),
+            born_timestamp: r.born_timestamp(),
+            born_host: host(r.born_host()),
+            store_timestamp: r.store_timestamp(),
+            store_host: host(r.store_host()),
+            reconsume_times: r.reconsume_times(),
+            prepared_transaction_offset: r.prepared_transaction_offset(),
+            body_crc: r.body_crc(),
+            body_length: r.body().len(),
+            body: with_body.then(|| STANDARD.encode(r.body())),
+            damaged: damage_of(r),
+            properties,
+        }
+    }
+}
+
+impl Filter {
+    fn takes(&self, r: &Record<'_>) -> bool {
+        let inside =
+            |(from, to)| u64::try_from(r.queue_offset()).is_ok_and(|n| from <= n && n < to);
+        self.topic.as_deref().is_none_or(|topic| topic == r.topic())
+            && self.queue.is_none_or(|id| id == r.queue_id())
+            && self.offset.is_none_or(inside)
+            && self.takes_any_queue(r)
+    }
+
+    /// All but what a queue's folder says: light queues point at messages of other topics.
+    fn takes_any_queue(&self, r: &Record<'_>) -> bool {
+        let (since, until) = self.time.bounds();
+        let at = r.physical_offset().unsigned_abs();
+        (since..=until).contains(&r.store_timestamp())
+            && self.position.is_none_or(|(from, to)| from <= at && at < to)
+            && self.tag.as_deref().is_none_or(|t| r.property(name::TAGS) == Some(t))
+            && self.key.as_deref().is_none_or(|k| has_key(r, r.topic(), k))
+            && self.property.iter().all(|(name, value)| r.property(name) == Some(value))
+            && self.text.as_deref().is_none_or(|text| {
+                let plain = body::plain(r).unwrap_or(r.body().into());
+                text.is_empty() || plain.windows(text.len()).any(|w| w == text.as_bytes())
+            })
+    }
+}
+
+/// Writes messages as rows or lines, up to a number.
+struct List<'a> {
+    out: &'a mut Output,
+    body: bool,
+    left: usize,
+    any: bool,
+    failed: io::Result<()>,
+}
+
+impl<'a> List<'a> {
+    fn new(out: &'a mut Output, body: bool, limit: usize) -> io::Result<List<'a>> {
+        let titles = [
+            ">POSITION",
+            "TOPIC",
+            ">QUEUE",
+            ">OFFSET",
+            "STORED",
+            ">BODY",
+            "TAGS",
+            "KEYS",
+            "UNIQUE KEY",
+        ];
+        out.table(&titles.map(|title| ("", title)))?;
+        Ok(List { out, body, left: limit, any: false, failed: Ok(()) })
+    }
+
+    /// Shows a message; breaks off when there is no more to show.
+    fn show(&mut self, r: &Record<'_>) -> ControlFlow<()> {
+        if self.left == 0 {
+            return ControlFlow::Break(());
+        }
+        self.left -= 1;
+        self.any = true;
+        self.failed = self.write(r);
+        if self.failed.is_err() || self.left == 0 {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn write(&mut self, r: &Record<'_>) -> io::Result<()> {
+        let line = Line::of(r, self.body);
+        if self.out.json {
+            return self.out.object(&line);
+        }
+        let body = match body::plain(r) {
+            _ if !self.body => String::new(),
+            Ok(plain) => body::one_line(&plain, 500),
+            Err(e) => format!("({e})"),
+        };
+        let below = match line.damaged {
+            Some(damage) => format!("damaged: {damage}\n{body}"),
+            None => body,
+        };
+        let cells = [
+            line.commit_log_offset.to_string(),
+            line.topic.to_owned(),
+            line.queue_id.to_string(),
+            line.queue_offset.to_string(),
+            local(line.store_timestamp),
+            line.body_length.to_string(),
+            line.tags.unwrap_or("").to_owned(),
+            line.keys.unwrap_or("").to_owned(),
+            line.msg_id.unwrap_or("").to_owned(),
+        ];
+        self.out.row(cells, &below)
+    }
+
+    fn done(self) -> Answer {
+        self.failed?;
+        Ok(self.any)
+    }
+}
+
+pub fn messages(view: &StoreView, args: &Messages, out: &mut Output) -> Answer {
+    let mut list = List::new(out, args.body, args.limit)?;
+    let filter = &args.filter;
+    if let (Some(topic), Some(id)) = (&filter.topic, filter.queue) {
+        let queue = view.queue(topic, id, &mut Vec::new())?;
+        if queue.max_offset() > 0 {
+            let (from, to) = filter.offset.unwrap_or((0, u64::MAX));
+            let (mut from, mut to) = (from.max(queue.min_offset()), to.min(queue.max_offset()));
+            while from < to && list.failed.is_ok() && list.left > 0 {
+                let offset = if args.reverse { to - 1 } else { from };
+                if args.reverse {
+                    to -= 1
+                } else {
+                    from += 1
+                }
+                let Some(unit) = queue.get(offset).filter(|u| !u.is_filler()) else { continue };
+                let slice = view.record_at(unit.offset);
+                match slice.as_deref().and_then(as_record) {
+                    Some(r) if filter.takes_any_queue(&r) => drop(list.show(&r)),
+                    Some(_) => {}
+                    None => eprintln!(
+                        "mq-store-inspect: no message at {}, where offset {offset} should be",
+                        unit.offset
+                    ),
+                }
+            }
+            list.done()?;
+            return Ok(true);
+        }
+    }
+    let files = files_of(view, &filter.time, filter.position);
+    if args.reverse {
+        newest_first(view, files, &mut list, |r| filter.takes(r));
+    } else {
+        walk(view, &files, |r| match filter.takes(r) {
+            true => list.show(r),
+            false => ControlFlow::Continue(()),
+        });
+    }
+    list.done()?;
+    Ok(true)
+}
+
+fn files_of(view: &StoreView, time: &TimeRange, position: Option<(u64, u64)>) -> Vec<Segment> {
+    let (since, until) = time.bounds();
+    let (from, to) = position.unwrap_or((0, u64::MAX));
+    let mut files = view.log_files_of(since, until);
+    files.retain(|f| f.base < to && from < f.limit());
+    files
+}
+
+/// Shows the records of some files; damage between them goes to stderr.
+fn walk(
+    view: &StoreView,
+    files: &[Segment],
+    mut visit: impl FnMut(&Record<'_>) -> ControlFlow<()>,
+) {
+    let mut broke_off = false;
+    let mut show = |r: &Record<'_>| {
+        let flow = visit(r);
+        broke_off = flow.is_break();
+        flow
+    };
+    let end = view.walk_files(files, false, |step| match step {
+        Step::Record(r) | Step::BadBody(r) => show(&r),
+        Step::Hole { from, to, why } => {
+            eprintln!("mq-store-inspect: {} bytes from {from} on are damaged: {why}", to - from);
+            ControlFlow::Continue(())
+        }
+    });
+    if let End { at, why: Why::Broken(e), .. } = end
+        && !broke_off
+    {
+        eprintln!("mq-store-inspect: what stands at {at} is no message: {e}");
+    }
+}
+
+/// Lists the records of some files, newest first. Records can be walked forward only, so the
+/// places of those that are wanted of a file are gathered first.
+fn newest_first(
+    view: &StoreView,
+    files: Vec<Segment>,
+    list: &mut List<'_>,
+    takes: impl Fn(&Record<'_>) -> bool,
+) {
+    for file in files.into_iter().rev() {
+        let mut found = VecDeque::new();
+        walk(view, std::slice::from_ref(&file), |r| {
+            if takes(r) {
+                found.push_back(r.physical_offset().unsigned_abs());
+                if found.len() > list.left {
+                    found.pop_front();
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        for at in found.into_iter().rev() {
+            let slice = view.record_at(at);
+            if slice.as_deref().and_then(as_record).is_some_and(|r| list.show(&r).is_break()) {
+                return;
+            }
+        }
+    }
+}
+
+/// The messages that an id stands for.
+fn find(view: &StoreView, id: &str, scan: bool) -> Result<Vec<Slice>, Failure> {
+    if let Ok(position) = id.parse() {
+        return Ok(view.record_at(position).into_iter().collect());
+    }
+    let is_it = |r: &Record<'_>| r.offset_msg_id().eq_ignore_ascii_case(id);
+    if let Some((_, position)) = parse_offset_msg_id(id)
+        && let Some(slice) = view.record_at(position)
+        && as_record(&slice).is_some_and(|r| is_it(&r))
+    {
+        return Ok(vec![slice]);
+    }
+    let mut found = Vec::new();
+    if !scan {
+        let index = view.index(&mut Vec::new())?;
+        let mut topics = view.queues()?;
+        topics.append(&mut view.batch_queues()?);
+        for topic in topics.keys() {
+            found.extend(view.query(&index, (topic, id), 64, (i64::MIN, i64::MAX)));
+        }
+    }
+    if found.is_empty() {
+        walk(view, &view.log().all(), |r| {
+            if r.property(name::UNIQ_KEY) == Some(id) {
+                found.extend(view.record_at(r.physical_offset().unsigned_abs()));
+            }
+            ControlFlow::Continue(())
+        });
+    }
+    found.sort_by_key(|s| as_record(s).map(|r| r.physical_offset()));
+    Ok(found)
+}
+
+pub fn message(view: &StoreView, args: &super::Message, out: &mut Output) -> Answer {
+    let found = find(view, &args.id, args.scan)?;
+    for (n, record) in found.iter().filter_map(|s| as_record(s)).enumerate() {
+        if out.json {
+            out.object(&Line::of(&record, true))?;
+            continue;
+        }
+        if n > 0 {
+            out.line("")?;
+        }
+        in_full(&record, args.form, out)?;
+    }
+    if found.is_empty() {
+        eprintln!("mq-store-inspect: no message {}", printable(&args.id));
+    }
+    Ok(!found.is_empty())
+}
+
+fn in_full(r: &Record<'_>, form: Form, out: &mut Output) -> io::Result<()> {
+    let line = Line::of(r, false);
+    let mut fact = |name: &str, value: &str| out.line(&format!("{name:<16}{}", printable(value)));
+    fact("topic", line.topic)?;
+    fact("queue", &format!("{}, offset {}", line.queue_id, line.queue_offset))?;
+    let bytes = size(r.size() as u64);
+    fact("position", &format!("{}, {bytes} bytes, version {}", r.physical_offset(), r.version()))?;
+    fact("offset id", &line.offset_msg_id)?;
+    for (name, value) in [("unique key", line.msg_id), ("keys", line.keys), ("tags", line.tags)] {
+        if let Some(value) = value {
+            fact(name, value)?;
+        }
+    }
+    fact("born", &format!("{} at {}", local(line.born_timestamp), line.born_host))?;
+    fact("stored", &format!("{} at {}", local(line.store_timestamp), line.store_host))?;
+    fact("flag", &line.flag.to_string())?;
+    fact("sysFlag", &format!("{:#x}{}", line.sys_flag, flags(r)))?;
+    fact("reconsume times", &line.reconsume_times.to_string())?;
+    if line.prepared_transaction_offset != 0 {
+        fact("half message", &line.prepared_transaction_offset.to_string())?;
+    }
+    let crc = line.damaged.as_deref().unwrap_or("right");
+    fact("body CRC", &format!("{:#010x}, {crc}", line.body_crc))?;
+    for (n, (name, value)) in line.properties.iter().enumerate() {
+        fact(if n == 0 { "properties" } else { "" }, &format!("{name} = {value}"))?;
+    }
+    let stored = format!("{} bytes", size(line.body_length as u64));
+    match body::plain(r) {
+        Ok(plain) => {
+            let (kind, text) = body::show(&plain, form);
+            let unpacked = body::compression(r)
+                .map(|with| format!(", {with} of {} bytes", size(plain.len() as u64)));
+            fact("body", &format!("{stored}{}, {kind}", unpacked.unwrap_or_default()))?;
+            out.line(&text)
+        }
+        Err(e) => {
+            fact("body", &format!("{stored}, cannot be uncompressed: {e}"))?;
+            out.line(&body::show(r.body(), Form::Hex).1)
+        }
+    }
+}
+
+fn flags(r: &Record<'_>) -> String {
+    let is = |bit| r.sys_flag() & bit != 0;
+    let names = [
+        (is(sys_flag::COMPRESSED), "compressed"),
+        (r.transaction() == sys_flag::PREPARED, "prepared"),
+        (r.transaction() == sys_flag::COMMIT, "committed"),
+        (r.transaction() == sys_flag::ROLLBACK, "rolled back"),
+        (is(sys_flag::BORN_HOST_V6), "born host IPv6"),
+        (is(sys_flag::STORE_HOST_V6), "store host IPv6"),
+        (is(sys_flag::INNER_BATCH), "inner batch"),
+    ];
+    let names: Vec<_> = names.iter().filter(|(is, _)| *is).map(|(_, name)| *name).collect();
+    if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) }
+}
+
+pub fn query(view: &StoreView, args: &Query, out: &mut Output) -> Answer {
+    let mut list = List::new(out, args.body, args.limit)?;
+    let (topic, key) = (args.topic.as_str(), args.key.as_str());
+    if !args.scan {
+        let index = view.index(&mut Vec::new())?;
+        if index.is_empty() {
+            eprintln!("mq-store-inspect: there are no index files; try --scan");
+        }
+        for slice in view.query(&index, (topic, key), args.limit, args.time.bounds()) {
+            if as_record(&slice).is_some_and(|r| list.show(&r).is_break()) {
+                break;
+            }
+        }
+        return list.done();
+    }
+    let (since, until) = args.time.bounds();
+    newest_first(view, files_of(view, &args.time, None), &mut list, |r| {
+        has_key(r, topic, key) && (since..=until).contains(&r.store_timestamp())
+    });
+    list.done()
+}

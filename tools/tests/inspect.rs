@@ -1,0 +1,313 @@
+//! Sessions with mq-store-inspect on a store of our own making.
+#![allow(clippy::unwrap_used, reason = "a helper that fails is a failed test")]
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use mq_store::codec::ids::tags_code;
+use mq_store::codec::index::Shape;
+use mq_store::codec::record::{Message, sys_flag};
+use mq_store::config::StoreConfig;
+use mq_store::os::clock::ManualClock;
+use mq_store::os::fs::Fs;
+use mq_store::store::MessageStore;
+use serde_json::Value;
+
+const START: i64 = 1_795_467_835_737;
+const LOG_FILE: u64 = 16 * 1024;
+
+/// Ninety messages of Orders in three queues, a second apart; one compressed of each kind.
+fn open(root: &Path) -> MessageStore {
+    let config = StoreConfig {
+        log_file_len: LOG_FILE as usize,
+        queue_file_len: 400,
+        index_shape: Shape { slots: 25, items: 100 },
+        ..StoreConfig::at(root)
+    };
+    let clock = Arc::new(ManualClock::at(START));
+    let fs = Fs::default();
+    let (store, _) = MessageStore::open_with(config, fs, clock.clone(), &mut |_, _| {}).unwrap();
+    let append = |topic, queue_id, sys_flag, body: &[u8], properties: &str| {
+        let message = Message {
+            topic,
+            queue_id,
+            flag: 7,
+            sys_flag,
+            born_timestamp: START,
+            born_host: "[fd00::9]:5000".parse().unwrap(),
+            reconsume_times: 0,
+            prepared_transaction_offset: 0,
+            body,
+            properties: properties.as_bytes(),
+        };
+        store.append(&message).unwrap();
+        clock.advance(1000);
+    };
+    for n in 0..90 {
+        let body = format!("{{\"order\":{n},\"note\":\"{}\"}}", "x".repeat(300));
+        let tag = ["created", "größe"][n % 2];
+        let properties = format!(
+            "UNIQ_KEY\u{1}U{n}\u{2}KEYS\u{1}k{n} all\u{2}TAGS\u{1}{tag}\u{2}n\u{1}{n}\u{2}"
+        );
+        append("Orders", (n % 3) as i32, 0, body.as_bytes(), &properties);
+    }
+    let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), Default::default());
+    zlib.write_all(b"squeezed with zlib").unwrap();
+    append("Packed", 0, sys_flag::COMPRESSED, &zlib.finish().unwrap(), "");
+    let mut lz4 = lz4_flex::frame::FrameEncoder::new(Vec::new());
+    lz4.write_all(b"squeezed with lz4").unwrap();
+    append("Packed", 0, sys_flag::COMPRESSED | 0x100, &lz4.finish().unwrap(), "");
+    let zstd = zstd::encode_all(&b"squeezed with zstd"[..], 0).unwrap();
+    append("Packed", 0, sys_flag::COMPRESSED | 0x200, &zstd, "");
+    store
+}
+
+/// A store that was closed, with what a broker adds.
+fn store() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let config = dir.path().join("config");
+    std::fs::create_dir(&config).unwrap();
+    let topics =
+        "{\"topicConfigTable\":{\"Orders\":{\"perm\":6,\"readQueueNums\":3},\"Packed\":{}}}";
+    std::fs::write(config.join("topics.json"), topics).unwrap();
+    let offsets =
+        "{\n\t\"offsetTable\":{\"Orders@G\":{0:10,1:30},\"Orders@G_b@broadcast\":{2:0}}\n}";
+    std::fs::write(config.join("consumerOffset.json"), offsets).unwrap();
+    dir
+}
+
+/// Runs the tool; its exit code, output and errors.
+fn run(store: &Path, args: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mq-store-inspect"));
+    let out = command.env("TZ", "UTC").arg(store).args(args).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (out.status.code().unwrap(), text(out.stdout), text(out.stderr))
+}
+
+fn json(store: &Path, args: &[&str]) -> Vec<Value> {
+    let (code, out, errors) = run(store, &[&["--json"], args].concat());
+    assert_eq!(code, 0, "{errors}");
+    out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn numbers(messages: &[Value]) -> Vec<u64> {
+    messages.iter().map(|m| m["properties"]["n"].as_str().unwrap().parse().unwrap()).collect()
+}
+
+type Damage<'a> = &'a dyn Fn(&Path);
+type Files = BTreeMap<PathBuf, (SystemTime, Vec<u8>)>;
+
+fn files(dir: &Path, into: &mut Files) {
+    for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        let (path, time) = (entry.path(), entry.metadata().unwrap().modified().unwrap());
+        let bytes = if path.is_dir() { Vec::new() } else { std::fs::read(&path).unwrap() };
+        if path.is_dir() {
+            files(&path, into);
+        }
+        into.insert(path, (time, bytes));
+    }
+}
+
+#[test]
+fn nothing_in_the_store_changes() {
+    let dir = store();
+    let (mut before, mut after) = (Files::new(), Files::new());
+    files(dir.path(), &mut before);
+    for args in [
+        "summary",
+        "topics",
+        "queues",
+        "queues --units",
+        "messages --body",
+        "messages --reverse",
+        "messages --topic Orders --queue 1",
+        "message 0",
+        "message U7",
+        "message U7 --scan",
+        "query --topic Orders --key all",
+        "query --topic Orders --key all --scan",
+        "offsets",
+        "verify",
+    ] {
+        let args: Vec<_> = args.split(' ').collect();
+        assert_eq!(run(dir.path(), &args).0, 0, "{args:?}");
+        json(dir.path(), &args);
+    }
+    files(dir.path(), &mut after);
+    assert!(before == after, "a file changed");
+}
+
+#[test]
+fn summary_of_a_store_closed_killed_and_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (_, out, _) = run(dir.path(), &["summary"]);
+    assert!(out.contains("IN USE by process"), "{out}");
+    assert!(run(dir.path(), &["verify"]).1.contains("sound, as far as"));
+    drop(store);
+    let (_, out, _) = run(dir.path(), &["summary"]);
+    for part in [
+        "state       closed\n",
+        "messages    93 of 2 topics\n",
+        "93 of record version 1, 3 compressed\n",
+        "stored      2026-11-23 21:03:55.737 to 2026-11-23 21:05:27.737\n",
+        "files of 16,384 (16.0 KiB) bytes, 0 to ",
+        "checkpoint  log 2026-11-23 21:05:27.737",
+    ] {
+        assert!(out.contains(part), "{part} in\n{out}");
+    }
+    std::fs::write(dir.path().join("abort"), "").unwrap();
+    assert!(run(dir.path(), &["summary"]).1.contains("not closed"));
+    assert_eq!(json(dir.path(), &["summary"])[0]["messages"], 93);
+}
+
+#[test]
+fn topics_queues_and_groups() {
+    let dir = store();
+    let (_, out, _) = run(dir.path(), &["topics"]);
+    let line = out.lines().nth(1).unwrap();
+    assert!(line.starts_with("Orders       3        90"), "{out}");
+    assert!(line.ends_with("2026-11-23 21:05:24.737     3      -     6"), "{out}");
+    let queues = json(dir.path(), &["queues", "--topic", "Orders"]);
+    assert_eq!(queues.len(), 3);
+    assert_eq!((&queues[1]["minOffset"], &queues[1]["maxOffset"]), (&0.into(), &30.into()));
+    let units = json(dir.path(), &["queues", "--units", "--topic", "Orders"]);
+    assert_eq!((units.len(), &units[1]["tagsCode"]), (90, &tags_code(Some("größe")).into()));
+    let lags: Vec<_> = json(dir.path(), &["offsets"])
+        .iter()
+        .map(|o| (o["group"].as_str().unwrap().to_owned(), o["lag"].as_i64().unwrap()))
+        .collect();
+    assert_eq!(lags, [("G".into(), 20), ("G".into(), 0), ("G_b@broadcast".into(), 30)]);
+}
+
+#[test]
+fn messages_by_every_filter() {
+    let dir = store();
+    let find = |args: &str| {
+        let args = format!("messages {args}");
+        numbers(&json(dir.path(), &args.split(' ').collect::<Vec<_>>()))
+    };
+    assert_eq!(find("--topic Orders"), (0..90).collect::<Vec<_>>());
+    assert_eq!(find("--topic Orders --queue 1 --offset 2..4"), [7, 10]);
+    assert_eq!(find("--topic Orders --queue 1 --reverse --limit 2"), [88, 85]);
+    assert_eq!(find("--topic Orders --reverse --limit 2"), [89, 88]);
+    assert_eq!(find("--queue 2 --offset 5 --tag größe"), [17]);
+    assert_eq!(find("--property n=5"), [5]);
+    assert_eq!(find("--key k6"), [6]);
+    assert_eq!(find("--key U6"), [6]);
+    assert_eq!(find("--text \"order\":41,"), [41]);
+    assert_eq!(find("--position ..800"), [0, 1]);
+    let since = (START + 88_000).to_string();
+    assert_eq!(find(&format!("--topic Orders --since {since}")), [88, 89]);
+    assert_eq!(find("--until 2026-11-23T21:03:56.737Z"), [0, 1]);
+    let packed = json(dir.path(), &["messages", "--text", "squeezed with"]);
+    assert_eq!(packed.len(), 3);
+
+    let first = &json(dir.path(), &["messages", "--limit", "1", "--body"])[0];
+    assert_eq!(first["bornHost"], "[fd00:0:0:0:0:0:0:9]:5000");
+    assert_eq!(first["storeHost"], "127.0.0.1:10911");
+    assert_eq!(first["msgId"], "U0");
+    assert!(first["body"].as_str().unwrap().starts_with("eyJvcmRlciI6MCw"));
+    assert_eq!(first["bodyLength"], 321);
+}
+
+#[test]
+fn one_message_in_full() {
+    let dir = store();
+    let message = &json(dir.path(), &["message", "U41"])[0];
+    let ids = ["commitLogOffset", "offsetMsgId"].map(|field| match &message[field] {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    });
+    for id in ids {
+        assert_eq!(json(dir.path(), &["message", &id]), std::slice::from_ref(message));
+        let (_, out, _) = run(dir.path(), &["message", &id]);
+        assert!(out.contains("tags            größe\n"), "{out}");
+        assert!(out.contains("322 bytes, JSON\n{\n"), "{out}");
+    }
+    let (code, _, errors) = run(dir.path(), &["message", "nobody"]);
+    assert_eq!((code, errors.as_str()), (1, "mq-store-inspect: no message nobody\n"));
+    for (n, kind) in ["zlib", "lz4", "zstd"].iter().enumerate() {
+        let packed = &json(dir.path(), &["messages", "--topic", "Packed"])[n];
+        let at = packed["commitLogOffset"].to_string();
+        let (_, out, _) = run(dir.path(), &["message", &at]);
+        assert!(out.contains(&format!("{kind} of ")), "{out}");
+        assert!(out.ends_with(&format!("squeezed with {kind}\n")), "{out}");
+    }
+}
+
+#[test]
+fn queries_with_and_without_the_index() {
+    let dir = store();
+    let all: Vec<u64> = (0..90).rev().collect();
+    for scan in [&[][..], &["--scan"]] {
+        let find = |args: &[&str]| numbers(&json(dir.path(), &[&["query"], args, scan].concat()));
+        assert_eq!(find(&["--topic", "Orders", "--key", "all", "--limit", "100"]), all);
+        assert_eq!(find(&["--topic", "Orders", "--key", "all", "--limit", "2"]), [89, 88]);
+        assert_eq!(find(&["--topic", "Orders", "--key", "k17"]), [17]);
+        let none = [&["query", "--topic", "Packed", "--key", "all"], scan].concat();
+        assert_eq!(run(dir.path(), &none).0, 1);
+    }
+}
+
+#[test]
+fn verify_finds_what_is_damaged() {
+    let verify = |damage: Damage<'_>| {
+        let dir = store();
+        damage(dir.path());
+        let (code, out, _) = run(dir.path(), &["verify"]);
+        (code, out)
+    };
+    let flip = |path: &Path, at: usize| {
+        let mut bytes = std::fs::read(path).unwrap();
+        bytes[at] ^= 0x10;
+        std::fs::write(path, bytes).unwrap();
+    };
+    let (code, out) = verify(&|_| {});
+    assert_eq!((code, out.contains("committed offsets: sound")), (0, true), "{out}");
+    let log = |n: u64| format!("commitlog/{:020}", n * LOG_FILE);
+    let cases: [(&str, Damage<'_>); 9] = [
+        ("the message at 0 (Orders): the body does not match", &|s| flip(&s.join(log(0)), 100)),
+        ("bytes from 0 on are lost", &|s| flip(&s.join(log(0)), 4)),
+        ("a file is missing", &|s| std::fs::remove_file(s.join(log(1))).unwrap()),
+        ("behind the last record", &|s| {
+            let end = json(s, &["summary"])[0]["maxPhyOffset"].as_u64().unwrap();
+            flip(&s.join(log(end / LOG_FILE)), (end % LOG_FILE) as usize);
+        }),
+        ("Orders queue 1: 1 units point at something other", &|s| {
+            flip(&s.join("consumequeue/Orders/1").join(format!("{:020}", 0)), 20 * 3 + 7);
+        }),
+        ("30 messages are in the log and not yet in the queue (0 to 29)", &|s| {
+            std::fs::remove_dir_all(s.join("consumequeue/Orders/2")).unwrap();
+        }),
+        ("point at no message of their key", &|s| {
+            let index = std::fs::read_dir(s.join("index")).unwrap().next().unwrap().unwrap();
+            flip(&index.path(), 40 + 4 * 25 + 20 * 50 + 10);
+        }),
+        ("speaks of times", &|s| flip(&s.join("checkpoint"), 0)),
+        ("its .bak", &|s| flip(&s.join("config/topics.json"), 0)),
+    ];
+    for (what, damage) in cases {
+        let (code, out) = verify(damage);
+        assert_eq!((code, out.contains(what)), (1, true), "{what} in\n{out}");
+    }
+}
+
+#[test]
+fn what_cannot_be_looked_at_is_two_and_a_closed_pipe_is_no_error() {
+    let dir = store();
+    assert_eq!(run(&dir.path().join("none"), &["summary"]).0, 2);
+    assert_eq!(run(tempfile::tempdir().unwrap().path(), &["summary"]).0, 2);
+    assert_eq!(run(dir.path(), &["messages", "--since", "yesterday"]).0, 2);
+    assert!(run(dir.path(), &["--help"]).1.contains("Exit codes: 0 done"));
+    let mut tool = Command::new(env!("CARGO_BIN_EXE_mq-store-inspect"));
+    let tool = tool.arg(dir.path()).args(["messages", "--body"]).stdout(Stdio::piped());
+    let mut tool = tool.spawn().unwrap();
+    drop(tool.stdout.take());
+    assert!(tool.wait().unwrap().success());
+}
