@@ -338,7 +338,7 @@ fn load(
             Err(_) => {}
         }
         if let Some((_, only, why)) = fixed.iter().find(|(k, ..)| *k == key) {
-            if value.trim() != *only {
+            if !value.trim().eq_ignore_ascii_case(only) {
                 let takes = if only.is_empty() { "nothing" } else { only };
                 let takes = format!("{takes} here: {why}");
                 return Err(ConfError::Value { place: place(line), key, value, takes });
@@ -348,7 +348,7 @@ fn load(
         let known = |keys: &str| keys.split_whitespace().any(|k| k == key);
         warnings.push(match ignored.iter().find(|(_, keys)| known(keys)) {
             Some((why, _)) => format!("{}: {key} has no effect: {why}", place(line)),
-            None => format!("{}: there is no key {key}; it has no effect", place(line)),
+            None => format!("{}: {key} is not known here; it has no effect", place(line)),
         });
     }
     Ok(warnings)
@@ -537,7 +537,7 @@ conf! {
         "scanNotActiveBrokerInterval" in 10..=3_600_000, run_time;
     /// All topics may be listed.
     enable_all_topic_list: bool = true, "enableAllTopicList", run_time;
-    /// Topics of a cluster, system and unit topics may be listed.
+    /// Topics of a cluster, and unit topics, may be listed.
     enable_topic_list: bool = true, "enableTopicList", run_time;
     /// The lowest slave is shown as master where there is none.
     support_acting_master: bool = false, "supportActingMaster", run_time;
@@ -603,6 +603,7 @@ fn host_name() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quickcheck::quickcheck;
 
     #[test]
     fn properties_as_java_reads_them() {
@@ -624,6 +625,17 @@ mod tests {
         );
         assert_eq!(read_properties("a=1\nb=\\u12").unwrap_err().0, 2);
         assert_eq!(read_properties("b=\\u+123").unwrap_err().0, 1);
+    }
+
+    quickcheck! {
+        fn any_text(text: String) -> bool {
+            let mut conf = BrokerConf::default();
+            let entries = read_properties(&text).unwrap_or_default();
+            for (key, _) in BrokerConf::default().get_all() {
+                let _ = conf.put(key, &text);
+            }
+            entries.len() <= text.lines().count() + text.matches('\r').count()
+        }
     }
 
     fn loaded(text: &str) -> Result<(BrokerConf, Vec<String>), String> {
@@ -649,7 +661,7 @@ mod tests {
             warnings,
             [
                 "broker.conf:5: sendMessageThreadPoolNums has no effect: requests need no thread pools here",
-                "broker.conf:6: there is no key nosuch; it has no effect",
+                "broker.conf:6: nosuch is not known here; it has no effect",
             ]
         );
         for (text, error) in [

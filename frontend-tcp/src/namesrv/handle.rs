@@ -1,6 +1,6 @@
 //! What a name server does with each request: one row a code in one table.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::server::{self, Limits, Service, not_supported};
 use crate::wire::codes::{request, response};
 use crate::wire::command::Command;
 use crate::wire::fastjson;
-use crate::wire::fields::header;
+use crate::wire::fields::{FieldError, header};
 
 /// Namespace of the queues of ordered topics.
 const ORDER_TOPIC_CONFIG: &str = "ORDER_TOPIC_CONFIG";
@@ -95,7 +95,7 @@ impl NameServer {
         let mut state = self.state();
         for (addr, conn) in state.routes.expire(now_ms) {
             tracing::warn!("the broker at {addr} was silent for too long: removed");
-            if let Some(conn) = state.conns.remove(&conn) {
+            if let Some(conn) = state.conns.get(&conn) {
                 conn.close();
             }
         }
@@ -198,6 +198,11 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
         let value = lenient_json::parse(text).map_err(|_| Failure::Body(e))?;
         serde_json::from_value(value).map_err(Failure::Body)
     })
+}
+
+/// A field that must be there.
+fn text<'a>(r: &'a Request<'_>, name: &'static str) -> Result<&'a str, Failure> {
+    r.head.fields.get(name).ok_or(FieldError::Missing(name).into())
 }
 
 header! {
@@ -330,9 +335,9 @@ fn unregister_broker(ns: &NameServer, _: &Arc<Conn>, r: &Request<'_>) -> Result<
 
 fn query_data_version(ns: &NameServer, _: &Arc<Conn>, r: &Request<'_>) -> Result<Reply, Failure> {
     let h = Broker::of(&r.head.fields)?;
-    let asked: DataVersion = parse(r.body)?;
+    let asked: Option<DataVersion> = if r.body.is_empty() { None } else { parse(r.body)? };
     let held = ns.state().routes.heard(h.cluster, h.addr, ns.clock.now_ms());
-    let answer = Command::ok().field("changed", held != Some(asked));
+    let answer = Command::ok().field("changed", held.is_none() || held != asked);
     Ok(held.map_or(answer.clone(), |held| answer.json(&held)).into())
 }
 
@@ -380,26 +385,20 @@ fn cluster_info(ns: &NameServer, _: &Arc<Conn>, _: &Request<'_>) -> Result<Reply
     Ok(Command::ok().body(body).into())
 }
 
-header! {
-    struct Member<'a> {
-        cluster: &'a str = "clusterName",
-        name: &'a str = "brokerName",
-    }
-}
-
 fn member_group(ns: &NameServer, _: &Arc<Conn>, r: &Request<'_>) -> Result<Reply, Failure> {
     #[derive(serde::Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Group<'a> {
-        broker_addrs: std::collections::BTreeMap<i64, String>,
+        broker_addrs: BTreeMap<i64, String>,
         broker_name: &'a str,
         cluster: &'a str,
     }
-    let h = Member::of(&r.head.fields)?;
-    let broker_addrs =
-        ns.state().routes.broker(h.name).map(|b| b.broker_addrs.clone()).unwrap_or_default();
-    let group = Group { broker_addrs, broker_name: h.name, cluster: h.cluster };
-    let body = std::collections::BTreeMap::from([("brokerMemberGroup", group)]);
+    let (cluster, broker_name) = (text(r, "clusterName")?, text(r, "brokerName")?);
+    let state = ns.state();
+    let broker_addrs = state.routes.broker(broker_name).map(|b| b.broker_addrs.clone());
+    let broker_addrs = broker_addrs.unwrap_or_default();
+    let body =
+        BTreeMap::from([("brokerMemberGroup", Group { broker_addrs, broker_name, cluster })]);
     Ok(Command::ok().body(fastjson::to_vec(&body)).into())
 }
 
@@ -416,22 +415,14 @@ fn all_topics(ns: &NameServer, _: &Arc<Conn>, _: &Request<'_>) -> Result<Reply, 
     Ok(topic_list(ns.state().routes.topics()))
 }
 
-header! {
-    struct Cluster<'a> {
-        cluster: &'a str = "cluster",
-    }
-}
-
 fn topics_by_cluster(ns: &NameServer, _: &Arc<Conn>, r: &Request<'_>) -> Result<Reply, Failure> {
     allowed(ns.conf().enable_topic_list)?;
-    let h = Cluster::of(&r.head.fields)?;
-    Ok(topic_list(ns.state().routes.topics_of_cluster(h.cluster)))
+    Ok(topic_list(ns.state().routes.topics_of_cluster(text(r, "cluster")?)))
 }
 
 /// Names of clusters and brokers, which are topics as well, and where a broker can be asked
 /// for more of the kind.
 fn system_topics(ns: &NameServer, _: &Arc<Conn>, _: &Request<'_>) -> Result<Reply, Failure> {
-    allowed(ns.conf().enable_topic_list)?;
     let state = ns.state();
     let info = state.routes.clusters();
     let names: Vec<_> =
@@ -449,23 +440,9 @@ fn unit_topics(ns: &NameServer, wanted: fn(i32) -> bool) -> Result<Reply, Failur
     Ok(topic_list(ns.state().routes.topics_by_flag(wanted)))
 }
 
-header! {
-    struct Key<'a> {
-        namespace: Option<&'a str> = "namespace",
-        key: Option<&'a str> = "key",
-        value: Option<&'a str> = "value",
-    }
-}
-
-impl<'a> Key<'a> {
-    fn names(&self) -> Result<(&'a str, &'a str), Failure> {
-        let names = self.namespace.zip(self.key);
-        names.ok_or_else(|| failed(response::SYSTEM_ERROR, "namespace or key is null"))
-    }
-}
-
 fn get_kv(ns: &NameServer, _: &Arc<Conn>, r: &Request<'_>) -> Result<Reply, Failure> {
-    let (namespace, key) = Key::of(&r.head.fields)?.names()?;
+    let field = |name| r.head.fields.get(name).unwrap_or("null");
+    let (namespace, key) = (field("namespace"), field("key"));
     match ns.kv.get(namespace, key) {
         Some(value) => Ok(Command::ok().field("value", value).into()),
         None => {
@@ -476,7 +453,7 @@ fn get_kv(ns: &NameServer, _: &Arc<Conn>, r: &Request<'_>) -> Result<Reply, Fail
 }
 
 fn get_kv_list(ns: &NameServer, _: &Arc<Conn>, r: &Request<'_>) -> Result<Reply, Failure> {
-    let namespace = Key::of(&r.head.fields)?.namespace.unwrap_or("null");
+    let namespace = r.head.fields.get("namespace").unwrap_or("null");
     match ns.kv.namespace(namespace) {
         Some(table) => Ok(Command::ok().json(&json!({ "table": table })).into()),
         None => {
@@ -487,27 +464,22 @@ fn get_kv_list(ns: &NameServer, _: &Arc<Conn>, r: &Request<'_>) -> Result<Reply,
 }
 
 fn put_kv(ns: &NameServer, conn: &Arc<Conn>, r: &Request<'_>) -> Result<Reply, Failure> {
-    let h = Key::of(&r.head.fields)?;
-    let (namespace, key) = h.names()?;
-    Ok(change_kv(ns, conn, r, namespace, key, Some(h.value.unwrap_or_default())))
+    if r.head.fields.get("namespace").and(r.head.fields.get("key")).is_none() {
+        return Err(failed(response::SYSTEM_ERROR, "namespace or key is null"));
+    }
+    // A value that is missing is none, as with Java.
+    Ok(change_kv(ns, conn, r, r.head.fields.get("value")))
 }
 
 fn delete_kv(ns: &NameServer, conn: &Arc<Conn>, r: &Request<'_>) -> Result<Reply, Failure> {
-    let (namespace, key) = Key::of(&r.head.fields)?.names()?;
-    Ok(change_kv(ns, conn, r, namespace, key, None))
+    Ok(change_kv(ns, conn, r, None))
 }
 
 /// Answers once the change is on the disk, without holding up the connection.
-fn change_kv(
-    ns: &NameServer,
-    conn: &Arc<Conn>,
-    r: &Request<'_>,
-    namespace: &str,
-    key: &str,
-    value: Option<&str>,
-) -> Reply {
+fn change_kv(ns: &NameServer, conn: &Arc<Conn>, r: &Request<'_>, value: Option<&str>) -> Reply {
+    let field = |name| r.head.fields.get(name).unwrap_or_default().to_owned();
+    let (namespace, key, value) = (field("namespace"), field("key"), value.map(str::to_owned));
     let (kv, ticket) = (ns.kv.clone(), r.ticket(conn));
-    let (namespace, key, value) = (namespace.to_owned(), key.to_owned(), value.map(str::to_owned));
     tokio::task::spawn_blocking(move || {
         ticket.answer(match kv.put(&namespace, &key, value.as_deref()) {
             Ok(()) => Command::ok(),
@@ -520,34 +492,21 @@ fn change_kv(
     Reply::Later
 }
 
-header! {
-    struct BrokerName<'a> {
-        name: &'a str = "brokerName",
-    }
-}
-
 fn wipe_write_perm(ns: &NameServer, _: &Arc<Conn>, r: &Request<'_>) -> Result<Reply, Failure> {
-    let name = BrokerName::of(&r.head.fields)?.name;
+    let name = text(r, "brokerName")?;
     let count = ns.state().routes.change_perm(name, |perm| perm & !2);
     Ok(Command::ok().field("wipeTopicCount", count as i64).into())
 }
 
 fn add_write_perm(ns: &NameServer, _: &Arc<Conn>, r: &Request<'_>) -> Result<Reply, Failure> {
-    let name = BrokerName::of(&r.head.fields)?.name;
+    let name = text(r, "brokerName")?;
     let count = ns.state().routes.change_perm(name, |_| 6);
     Ok(Command::ok().field("addTopicCount", count as i64).into())
 }
 
-header! {
-    struct Topic<'a> {
-        topic: &'a str = "topic",
-        cluster: Option<&'a str> = "clusterName",
-    }
-}
-
 fn delete_topic(ns: &NameServer, _: &Arc<Conn>, r: &Request<'_>) -> Result<Reply, Failure> {
-    let h = Topic::of(&r.head.fields)?;
-    ns.state().routes.delete_topic(h.topic, h.cluster.filter(|c| !c.is_empty()));
+    let cluster = r.head.fields.get("clusterName").filter(|cluster| !cluster.is_empty());
+    ns.state().routes.delete_topic(text(r, "topic")?, cluster);
     Ok(Command::ok().into())
 }
 
@@ -557,10 +516,10 @@ fn register_topic(ns: &NameServer, _: &Arc<Conn>, r: &Request<'_>) -> Result<Rep
     struct Queues {
         queue_datas: Vec<QueueData>,
     }
-    let h = Topic::of(&r.head.fields)?;
-    if !r.body.is_empty() && h.topic.len() <= MAX_NAME {
+    let topic = text(r, "topic")?;
+    if !r.body.is_empty() && topic.len() <= MAX_NAME {
         let queues: Queues = parse(r.body)?;
-        ns.state().routes.register_topic(h.topic, queues.queue_datas);
+        ns.state().routes.register_topic(topic, queues.queue_datas);
     }
     Ok(Command::ok().into())
 }
@@ -591,4 +550,24 @@ fn update_config(ns: &NameServer, conn: &Arc<Conn>, r: &Request<'_>) -> Result<R
     }
     *conf = changed;
     Ok(Command::ok().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quickcheck::quickcheck;
+
+    quickcheck! {
+        fn any_bytes_as_a_compressed_body(bytes: Vec<u8>, topics: u8) -> bool {
+            let part = |bytes: &[u8]| [&(bytes.len() as u32).to_be_bytes(), bytes].concat();
+            let plain = [part(b"{}"), vec![0, 0, 0, topics], part(&bytes), bytes].concat();
+            let mut packed = Vec::new();
+            let level = flate2::Compression::fast();
+            let mut from = flate2::read::ZlibEncoder::new(&*plain, level);
+            from.read_to_end(&mut packed).is_ok_and(|_| {
+                let _ = (decompress(&packed), decompress(&plain));
+                true
+            })
+        }
+    }
 }

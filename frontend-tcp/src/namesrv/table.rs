@@ -43,7 +43,7 @@ pub struct QueueData {
 #[serde(rename_all = "camelCase")]
 pub struct TopicRouteData {
     pub broker_datas: Vec<BrokerData>,
-    pub filter_server_table: BTreeMap<String, Option<Vec<String>>>,
+    pub filter_server_table: BTreeMap<String, Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub order_topic_conf: Option<String>,
     pub queue_datas: Vec<QueueData>,
@@ -232,10 +232,12 @@ impl Routes {
         self.queue_datas = self.topics.values().map(BTreeMap::len).sum();
     }
 
-    /// Adds queues of a topic on brokers that are known.
+    /// Adds queues of a topic, if all their brokers are known.
     pub fn register_topic(&mut self, topic: &str, queues: Vec<QueueData>) {
-        for data in queues {
-            if self.brokers.contains_key(&data.broker_name) && self.queue_datas < MAX_QUEUE_DATA {
+        if queues.iter().all(|data| self.brokers.contains_key(&data.broker_name))
+            && self.queue_datas + queues.len() <= MAX_QUEUE_DATA
+        {
+            for data in queues {
                 self.put_queue_data(topic.into(), data);
             }
         }
@@ -332,16 +334,16 @@ impl Routes {
         if brokers.is_empty() {
             return None;
         }
-        let mut filter_server_table = BTreeMap::new();
-        if self.live.values().any(|live| !live.filter_servers.is_empty()) {
-            for broker in &brokers {
-                for addr in broker.broker_addrs.values() {
-                    let live = self.live.get(&(broker.cluster.clone(), addr.clone()));
-                    let servers = live.map(|l| l.filter_servers.clone());
-                    filter_server_table.insert(addr.clone(), servers.filter(|s| !s.is_empty()));
-                }
-            }
-        }
+        let addrs = |b: &BrokerData| -> Vec<Place> {
+            b.broker_addrs.values().map(|addr| (b.cluster.clone(), addr.clone())).collect()
+        };
+        let filter_server_table = brokers
+            .iter()
+            .flat_map(addrs)
+            .filter_map(|place| Some((place.1.clone(), self.live.get(&place)?)))
+            .filter(|(_, live)| !live.filter_servers.is_empty())
+            .map(|(addr, live)| (addr, live.filter_servers.clone()))
+            .collect();
         for broker in brokers.iter_mut().filter(|b| acting && b.enable_acting_master) {
             let writable =
                 queues.get(&broker.broker_name).is_some_and(|q| q.perm & perm::WRITE != 0);
@@ -473,6 +475,8 @@ mod tests {
         assert_eq!((routes.topics().len(), routes.queue_datas), (0, 0));
         let data = |name: &str| QueueData { broker_name: name.into(), ..QueueData::default() };
         routes.register_topic("N", vec![data("b"), data("unknown")]);
+        assert!(routes.route("N", false).is_none());
+        routes.register_topic("N", vec![data("b")]);
         assert_eq!(routes.route("N", false).unwrap().queue_datas.len(), 1);
     }
 
@@ -480,8 +484,11 @@ mod tests {
     fn silent_brokers_go() {
         let mut routes = Routes::default();
         routes.register(broker(0, 1), false, 0).unwrap();
-        let brief = Registering { timeout_ms: Some(1000), ..broker(1, 1) };
+        let filter_servers = vec!["f".to_owned()];
+        let brief = Registering { timeout_ms: Some(1000), filter_servers, ..broker(1, 1) };
         routes.register(brief, false, 0).unwrap();
+        let filters = routes.route("T", false).unwrap().filter_server_table;
+        assert_eq!(filters, BTreeMap::from([("b-1".into(), vec!["f".into()])]));
         assert_eq!(routes.expire(1000), []);
         assert_eq!(routes.expire(1001), [("b-1".into(), 1)]);
         assert!(routes.heard("c", "b-0", 100_000).is_some());
