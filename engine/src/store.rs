@@ -124,6 +124,7 @@ pub struct MessageStore {
     on_arrival: OnceLock<OnArrival>,
     flush_queue: FlushQueue,
     retain: Retain,
+    retention: RwLock<Retention>,
     checkpoint: Mutex<Checkpoint>,
     deleted: Mutex<DeletedTopics>,
     /// When the parts of upkeep are due, ms.
@@ -223,6 +224,7 @@ impl MessageStore {
             on_arrival: OnceLock::new(),
             flush_queue: FlushQueue::default(),
             retain: Retain::default(),
+            retention: RwLock::new(config.retention.clone()),
             checkpoint: Mutex::new(checkpoint),
             deleted: Mutex::new(deleted),
             was_closed: report.clean,
@@ -270,6 +272,14 @@ impl MessageStore {
     pub fn was_closed(&self) -> bool {
         self.was_closed
     }
+    /// When old files go.
+    pub fn retention(&self) -> Retention {
+        self.retention.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+    /// Lets old files go by other rules from now on.
+    pub fn set_retention(&self, retention: Retention) {
+        *self.retention.write().unwrap_or_else(PoisonError::into_inner) = retention;
+    }
     /// Whether messages are refused since the disk is too full.
     pub fn refuses_writes(&self) -> bool {
         self.retain.refuses_writes()
@@ -300,7 +310,7 @@ impl MessageStore {
         }
         if self.retain.refuses_writes() {
             let used = self.fs.used_ratio(&self.config.root).unwrap_or(1.0) * 100.0;
-            let limit = self.config.retention.refuse_writes * 100.0;
+            let limit = self.retention().refuse_writes * 100.0;
             return Err(Error::AboveWatermark { used, limit });
         }
         let host = self.log.store_host();
@@ -616,7 +626,7 @@ impl MessageStore {
         if now >= due.watch {
             due.watch = now + WATCH_DISK_MS;
             let used = self.fs.used_ratio(&self.config.root)?;
-            if let Some(refuses) = self.retain.watch(&self.config.retention, used) {
+            if let Some(refuses) = self.retain.watch(&self.retention(), used) {
                 let percent = used * 100.0;
                 if refuses {
                     tracing::error!("the disk is {percent:.0}% full: messages are refused");
@@ -687,12 +697,12 @@ impl MessageStore {
 
     /// Deletes what is due.
     pub fn retain_step(&self) -> Result<()> {
-        self.retain_as(&self.config.retention)
+        self.retain_as(&self.retention())
     }
 
     /// Deletes what is expired, at whatever hour.
     pub fn delete_expired(&self) -> Result<()> {
-        let now = Retention { delete_when: (0..24).collect(), ..self.config.retention.clone() };
+        let now = Retention { delete_when: (0..24).collect(), ..self.retention() };
         self.retain_as(&now)
     }
 

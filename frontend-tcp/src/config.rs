@@ -391,12 +391,12 @@ conf! {
     sync_flush_timeout: i64 = 5_000, "syncFlushTimeout" in PERIOD;
     max_message_size: usize = 4 << 20, "maxMessageSize" in 1..=12 << 20;
     /// Hours.
-    file_reserved_time: i64 = 72, "fileReservedTime" in 0..=1_000_000;
-    delete_when: Hours = Hours(vec![4]), "deleteWhen";
-    disk_max_used_space_ratio: i32 = 75, "diskMaxUsedSpaceRatio" in PERCENT;
-    disk_space_clean_forcibly_ratio: i32 = 85, "diskSpaceCleanForciblyRatio" in PERCENT;
-    disk_space_warning_level_ratio: i32 = 90, "diskSpaceWarningLevelRatio" in PERCENT;
-    clean_file_forcibly_enable: bool = true, "cleanFileForciblyEnable";
+    file_reserved_time: i64 = 72, "fileReservedTime" in 0..=1_000_000, run_time;
+    delete_when: Hours = Hours(vec![4]), "deleteWhen", run_time;
+    disk_max_used_space_ratio: i32 = 75, "diskMaxUsedSpaceRatio" in PERCENT, run_time;
+    disk_space_clean_forcibly_ratio: i32 = 85, "diskSpaceCleanForciblyRatio" in PERCENT, run_time;
+    disk_space_warning_level_ratio: i32 = 90, "diskSpaceWarningLevelRatio" in PERCENT, run_time;
+    clean_file_forcibly_enable: bool = true, "cleanFileForciblyEnable", run_time;
     auto_create_topic_enable: bool = true, "autoCreateTopicEnable", run_time;
     auto_create_subscription_group: bool = true, "autoCreateSubscriptionGroup", run_time;
     default_topic_queue_nums: i32 = 8, "defaultTopicQueueNums" in 1..=1024, run_time;

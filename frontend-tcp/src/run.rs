@@ -55,7 +55,6 @@ impl Settings {
                 thorough_interval_ms: conf.flush_commit_log_thorough_interval,
             },
         };
-        let percent = |n: i32| f64::from(n) / 100.0;
         let store = StoreConfig {
             log_dir: conf.store_path_commit_log.clone(),
             log_file_len: conf.mapped_file_size_commit_log,
@@ -69,14 +68,7 @@ impl Settings {
             sync_flush_timeout_ms: conf.sync_flush_timeout,
             max_body: conf.max_message_size,
             store_host: SocketAddr::new(advertised, conf.listen_port),
-            retention: Retention {
-                reserved_hours: conf.file_reserved_time.unsigned_abs(),
-                delete_when: conf.delete_when.0.clone(),
-                max_used: percent(conf.disk_max_used_space_ratio),
-                force_clean: percent(conf.disk_space_clean_forcibly_ratio),
-                refuse_writes: percent(conf.disk_space_warning_level_ratio),
-                may_force: conf.clean_file_forcibly_enable,
-            },
+            retention: retention(conf),
             delay_levels_ms: conf.message_delay_level.ms.clone(),
             ..StoreConfig::at(&conf.store_path_root_dir)
         };
@@ -97,6 +89,7 @@ impl Settings {
             }
             write_overrides(service, &kept).map_err(|e| e.to_string())?;
             service.broker.set_config(broker_config(&changed));
+            service.broker.store().set_retention(retention(&changed));
             *service.tuning.write().unwrap_or_else(PoisonError::into_inner) = tuning(&changed);
             *conf = changed;
             Ok(())
@@ -130,6 +123,18 @@ fn broker_config(conf: &BrokerConf) -> BrokerConfig {
         save_offsets_ms: conf.flush_consumer_offset_interval,
         save_delays_ms: conf.flush_delay_offset_interval,
         ..BrokerConfig::default()
+    }
+}
+
+fn retention(conf: &BrokerConf) -> Retention {
+    let percent = |n: i32| f64::from(n) / 100.0;
+    Retention {
+        reserved_hours: conf.file_reserved_time.unsigned_abs(),
+        delete_when: conf.delete_when.0.clone(),
+        max_used: percent(conf.disk_max_used_space_ratio),
+        force_clean: percent(conf.disk_space_clean_forcibly_ratio),
+        refuse_writes: percent(conf.disk_space_warning_level_ratio),
+        may_force: conf.clean_file_forcibly_enable,
     }
 }
 
