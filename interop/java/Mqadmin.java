@@ -100,7 +100,7 @@ public final class Mqadmin {
             System.setErr(err);
         }
         double seconds = (System.nanoTime() - start) / 1e9;
-        if (seconds > 10) {
+        if (seconds > 5) {
             OUT.printf("     %s: %s took %.1f s%n", label, line, seconds);
         }
         String output = bytes.toString("UTF-8");

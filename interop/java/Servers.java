@@ -17,6 +17,9 @@ final class Servers {
             int brokers = Integer.parseInt(server.split("=")[1]);
             try (Kit kit = new Kit(outer.scenario, address)) {
                 Kit.await(60, brokers + " brokers at " + address, () -> kit.brokers().size() == brokers);
+                for (String fresh : kit.brokers().values()) { // with an empty store
+                    Kit.check(kit.admin().fetchBrokerRuntimeStats(fresh).getTable().containsKey("bootTimestamp"), "runtime info of %s", fresh);
+                }
                 String topic = kit.topic(kit.name("topic" + address.split(":")[1]), 3), group = kit.name("group");
                 Kit.Inbox inbox = new Kit.Inbox();
                 var consumer = kit.start(kit.push(group, topic, "*", inbox));
@@ -79,8 +82,7 @@ final class Servers {
                     kit.topic(topic, 4);
                     Versioned.createGroup(kit.admin(), kit.broker(), group + "_settings", 9);
                 }
-                Kit.eventually(30, "the broker", () -> kit.admin().fetchBrokerRuntimeStats(kit.broker()));
-                Kit.eventually(30, "the route", () -> kit.admin().examineTopicRouteInfo(topic));
+                Kit.eventually(30, "the topic", () -> kit.admin().examineTopicStats(topic));
                 verify(kit);
                 consume(kit, killed ? recent : Set.of()); // what was pending, and nothing that was consumed before the change
                 recent = new HashSet<>();
