@@ -17,6 +17,9 @@ final class Servers {
             int brokers = Integer.parseInt(server.split("=")[1]);
             try (Kit kit = new Kit(outer.scenario, address)) {
                 Kit.await(60, brokers + " brokers at " + address, () -> kit.brokers().size() == brokers);
+                for (String fresh : kit.brokers().values()) { // with an empty store
+                    Kit.check(kit.admin().fetchBrokerRuntimeStats(fresh).getTable().containsKey("bootTimestamp"), "runtime info of %s", fresh);
+                }
                 String topic = kit.topic(kit.name("topic" + address.split(":")[1]), 3), group = kit.name("group");
                 Kit.Inbox inbox = new Kit.Inbox();
                 var consumer = kit.start(kit.push(group, topic, "*", inbox));
@@ -28,6 +31,7 @@ final class Servers {
                     m -> m.getStoreHost().toString().substring(1), TreeMap::new, Collectors.counting()));
                 Kit.equal(kit.brokers().values().stream().collect(Collectors.toMap(a -> a, a -> 60L, Long::sum, TreeMap::new)), byBroker, "messages by broker");
                 Kit.await(10, "index", () -> producer.queryMessage(topic, "m7", 10, 0, Long.MAX_VALUE).getMessageList().size() == 1);
+                Kit.commit(consumer);
                 Kit.await(30, "no lag", () -> kit.admin().examineConsumeStats(group).computeTotalDiff() == 0);
                 Kit.equal(1, kit.admin().examineConsumerConnectionInfo(group).getConnectionSet().size(), "members");
             }
@@ -79,11 +83,13 @@ final class Servers {
                     kit.topic(topic, 4);
                     Versioned.createGroup(kit.admin(), kit.broker(), group + "_settings", 9);
                 }
-                Kit.eventually(30, "the broker", () -> kit.admin().fetchBrokerRuntimeStats(kit.broker()));
-                Kit.eventually(30, "the route", () -> kit.admin().examineTopicRouteInfo(topic));
-                verify(kit);
-                consume(kit, killed ? recent : Set.of()); // what was pending, and nothing that was consumed before the change
+                Kit.eventually(30, "the topic", () -> kit.admin().examineTopicStats(topic));
+                if (!create) {
+                    verify(kit);
+                }
+                Set<String> forgotten = killed ? recent : Set.of();
                 recent = new HashSet<>();
+                consume(kit, forgotten); // what was pending, and nothing that was consumed before the change
                 write(kit, prefix);
                 verify(kit);
                 consume(kit, Set.of());
@@ -109,8 +115,8 @@ final class Servers {
             Kit.sameSet(expected, inbox.texts().stream().filter(t -> !again.contains(t)).collect(Collectors.toList()), "delivered");
             consumed.addAll(expected);
             recent.addAll(expected);
-            Kit.await(30, "no lag", () -> kit.admin().examineConsumeStats(group, topic).computeTotalDiff() == 0);
             consumer.shutdown();
+            Kit.await(30, "no lag", () -> kit.admin().examineConsumeStats(group, topic).computeTotalDiff() == 0);
         }
 
         void write(Kit kit, String prefix) throws Exception {

@@ -73,7 +73,7 @@ final class Versioned {
             Kit.equal(20, offsets.size(), "messages of " + queue);
             Kit.check(offsets.equals(offsets.stream().sorted().collect(Collectors.toList())), "order of %s: %s", queue, offsets);
         }
-        consumer.commit();
+        consumer.commit(consumer.assignment(), true);
         Kit.await(30, "committed offsets", () -> kit.admin().examineConsumeStats(group, topic).computeTotalDiff() == 0);
         for (MessageQueue queue : queues) {
             Kit.equal(20, consumer.committed(queue), "committed");
@@ -96,7 +96,7 @@ final class Versioned {
         consumer.subscribe(topic, MessageSelector.byTag("a || c"));
         consumer.start();
         Kit.sameSet(first, texts(poll(consumer, 40)), "polled");
-        consumer.commit();
+        consumer.commit(consumer.assignment(), true);
         Kit.await(30, "committed offsets", () -> kit.admin().examineConsumeStats(group, topic).getOffsetTable().values().stream()
             .filter(o -> o.getConsumerOffset() >= 10).count() == 4);
         consumer.shutdown();
