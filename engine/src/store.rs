@@ -30,6 +30,8 @@ const FLUSH_QUEUES_MS: i64 = 1_000;
 const CHECKPOINT_MS: i64 = 60_000;
 const RETAIN_MS: i64 = 10_000;
 const WATCH_DISK_MS: i64 = 500;
+/// A trouble that goes on is told this often, ms.
+const TELL_AGAIN_MS: i64 = 5_000;
 /// The index reads the log in stretches of this many bytes.
 const INDEX_STRETCH: u64 = 4 << 20;
 
@@ -130,6 +132,8 @@ pub struct MessageStore {
     /// When the parts of upkeep are due, ms.
     due: Mutex<Due>,
     flushed_at: AtomicI64,
+    /// When it was last told that dispatch does not get on, ms.
+    told_at: AtomicI64,
     /// The append position at which the upkeep thread is woken.
     wake_upkeep_at: AtomicU64,
     threads: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
@@ -231,6 +235,7 @@ impl MessageStore {
             queues_doubtful: AtomicBool::new(false),
             due: Mutex::new(Due { checkpoint: now + CHECKPOINT_MS, ..Due::default() }),
             flushed_at: AtomicI64::new(now),
+            told_at: AtomicI64::new(i64::MIN / 2),
             threads: Mutex::new(Vec::new()),
             stopping: Arc::new(AtomicBool::new(false)),
             closed: AtomicBool::new(false),
@@ -418,8 +423,14 @@ impl MessageStore {
             },
         );
         if let Err(e) = result {
-            // The record is safe in the log; dispatch comes back to it.
-            tracing::error!("messages cannot be shown to consumers yet: {e}");
+            // The record is safe in the log; dispatch comes back to it. With every append, so
+            // it is not told each time.
+            let now = self.clock.now_ms();
+            let told = self.told_at.load(Ordering::Relaxed);
+            if now - told >= TELL_AGAIN_MS {
+                self.told_at.store(now, Ordering::Relaxed);
+                tracing::error!("messages cannot be shown to consumers yet: {e}");
+            }
         }
     }
 
