@@ -115,8 +115,11 @@ final class Servers {
             Kit.sameSet(expected, inbox.texts().stream().filter(t -> !again.contains(t)).collect(Collectors.toList()), "delivered");
             consumed.addAll(expected);
             recent.addAll(expected);
+            Kit.await(30, "end of the lag", () -> {
+                Kit.commit(consumer);
+                return kit.admin().examineConsumeStats(group, topic).computeTotalDiff() == 0;
+            });
             consumer.shutdown();
-            Kit.await(30, "no lag", () -> kit.admin().examineConsumeStats(group, topic).computeTotalDiff() == 0);
         }
 
         void write(Kit kit, String prefix) throws Exception {
