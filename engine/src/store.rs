@@ -1,6 +1,5 @@
 //! The face of the lower floors: a store that is opened, appended to, read and closed.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -314,7 +313,7 @@ impl MessageStore {
             return Err(Error::Closed);
         }
         if self.retain.refuses_writes() {
-            let used = self.fs.used_ratio(&self.config.root).unwrap_or(1.0) * 100.0;
+            let used = self.disk_used().unwrap_or(1.0) * 100.0;
             let limit = self.retention().refuse_writes * 100.0;
             return Err(Error::AboveWatermark { used, limit });
         }
@@ -636,7 +635,7 @@ impl MessageStore {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         if now >= due.watch {
             due.watch = now + WATCH_DISK_MS;
-            let used = self.fs.used_ratio(&self.config.root)?;
+            let used = self.disk_used()?;
             if let Some(refuses) = self.retain.watch(&self.retention(), used) {
                 let percent = used * 100.0;
                 if refuses {
@@ -718,12 +717,9 @@ impl MessageStore {
     }
 
     fn retain_as(&self, retention: &Retention) -> Result<()> {
-        let log_dir = recover::log_dir(&self.config);
         let deleted = self.retain.step(retention, self.log.chain(), || {
             let ms = self.clock.now_ms();
-            let used =
-                self.fs.used_ratio(if log_dir.exists() { &log_dir } else { Path::new("/") })?;
-            Ok(Now { ms, hour: local_hour(ms), used })
+            Ok(Now { ms, hour: local_hour(ms), used: self.disk_used()? })
         })?;
         if deleted > 0 {
             tracing::info!(
@@ -733,6 +729,12 @@ impl MessageStore {
             self.follow_log()?;
         }
         Ok(())
+    }
+
+    /// Share of the fuller one of the disks that hold log and queues, 0 to 1.
+    fn disk_used(&self) -> Result<f64> {
+        let log = self.fs.used_ratio(&recover::log_dir(&self.config))?;
+        Ok(log.max(self.fs.used_ratio(&self.config.root)?))
     }
 
     /// Lets queues and index follow the log's first position.
