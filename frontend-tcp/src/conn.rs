@@ -117,6 +117,8 @@ enum Out {
 pub struct Conn {
     id: u64,
     peer: SocketAddr,
+    /// Our end.
+    local: SocketAddr,
     outbox: Mutex<Vec<Out>>,
     pub(crate) wake: Notify,
     closing: AtomicBool,
@@ -136,11 +138,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Conn {
-    pub fn new(peer: SocketAddr) -> Arc<Conn> {
+    pub fn new(peer: SocketAddr, local: SocketAddr) -> Arc<Conn> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Arc::new(Conn {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             peer,
+            local,
             outbox: Mutex::default(),
             wake: Notify::new(),
             closing: AtomicBool::new(false),
@@ -155,6 +158,12 @@ impl Conn {
     }
     pub fn peer(&self) -> SocketAddr {
         self.peer
+    }
+    /// Whether the client runs on this machine: it comes from loopback, or from the address
+    /// it came to.
+    pub fn is_from_here(&self) -> bool {
+        let peer = self.peer.ip().to_canonical();
+        peer.is_loopback() || peer == self.local.ip().to_canonical()
     }
     pub fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)

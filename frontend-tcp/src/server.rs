@@ -85,7 +85,9 @@ pub async fn serve<S: Service>(
                 }
                 let (service, shared, stop) = (service.clone(), shared.clone(), stop.clone());
                 tokio::spawn(async move {
-                    let conn = Conn::new(peer);
+                    // Gone already, if it has no address.
+                    let Ok(local) = stream.local_addr() else { return };
+                    let conn = Conn::new(peer, local);
                     let ended = Ended { service: &*service, conn: &conn, shared: &shared };
                     match run(stream, &conn, &*service, &shared, stop).await {
                         Ok(()) => tracing::debug!("{peer} left"),

@@ -318,7 +318,8 @@ mod tests {
     #[test]
     fn members_come_and_go() {
         let sessions = Sessions::default();
-        let conn = || Conn::new("127.0.0.1:1".parse().unwrap());
+        let here = "127.0.0.1:1".parse().unwrap();
+        let conn = || Conn::new(here, here);
         let (a, b, a_again) = (conn(), conn(), conn());
         assert!(sessions.consumer(&data(&[("T", 1)]), member("a", &a, 0)), "a new member");
         assert!(!sessions.consumer(&data(&[("T", 1)]), member("a", &a, 1)), "nothing new");

@@ -349,10 +349,14 @@ async fn who_may_change_something() {
         conf.put("adminAllowedAddresses", "10.0.0.0/8").unwrap();
     })
     .await;
-    for (peer, allowed) in
-        [("192.168.0.1:1", false), ("10.1.2.3:1", true), ("127.0.0.9:1", true), ("[::1]:1", true)]
-    {
-        let conn = Conn::new(peer.parse().unwrap());
+    for (peer, allowed) in [
+        ("192.168.0.1:1", false),
+        ("10.1.2.3:1", true),
+        ("192.0.2.7:1", true),
+        ("127.0.0.9:1", true),
+        ("[::1]:1", true),
+    ] {
+        let conn = Conn::new(peer.parse().unwrap(), "192.0.2.7:9876".parse().unwrap());
         let refused = |code| {
             let head = Head { code, ..Head::default() };
             let request = Request { head: &head, body: b"", encoding: Encoding::Json };

@@ -182,7 +182,7 @@ impl Service for BrokerService {
         let Some((_, access, handler)) = TABLE.iter().find(|row| row.0 == code) else {
             return not_supported(code);
         };
-        if *access == Admin && !self.is_admin(conn.peer().ip()) {
+        if *access == Admin && !(conn.is_from_here() || (self.admins)(conn.peer().ip())) {
             let remark = format!(
                 "{} changes the broker: it is served to this machine, and to addresses that adminAllowedAddresses names; {} is none",
                 request::name(code),
@@ -214,10 +214,6 @@ impl Service for BrokerService {
 impl BrokerService {
     pub fn tuning(&self) -> Tuning {
         *self.tuning.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_admin(&self, ip: IpAddr) -> bool {
-        ip.to_canonical().is_loopback() || (self.admins)(ip)
     }
 
     /// Background step: forgets clients that are silent.

@@ -156,7 +156,7 @@ impl Service for NameServer {
         };
         let ip = conn.peer().ip().to_canonical();
         if *access == Admin
-            && !ip.is_loopback()
+            && !conn.is_from_here()
             && !self.conf().admin_allowed_addresses.contains(ip)
         {
             let remark = format!(
