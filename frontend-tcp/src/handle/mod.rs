@@ -8,6 +8,7 @@ pub mod relay;
 pub mod runtime;
 pub mod send;
 pub mod stats;
+pub mod transaction;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -74,6 +75,7 @@ static TABLE: &[(i32, Access, Handler)] = &[
     (request::UPDATE_CONSUMER_OFFSET, Anyone, query::update_consumer_offset),
     (request::SEND_MESSAGE, Anyone, send::send),
     (request::LITE_PULL_MESSAGE, Anyone, pull::pull),
+    (request::END_TRANSACTION, Anyone, transaction::end),
     (request::HEART_BEAT, Anyone, client::heartbeat),
     (request::CONSUMER_SEND_MSG_BACK, Anyone, send::send_back),
     (request::QUERY_CONSUMER_OFFSET, Anyone, query::query_consumer_offset),
@@ -121,6 +123,7 @@ static TABLE: &[(i32, Access, Handler)] = &[
     (request::QUERY_CONSUME_TIME_SPAN, Anyone, stats::time_spans),
     (request::QUERY_CORRECTION_OFFSET, Anyone, stats::correction_offsets),
     (request::QUERY_CONSUME_QUEUE, Anyone, stats::queue_units),
+    (request::RESUME_CHECK_HALF_MESSAGE, Admin, transaction::resume_check),
     (request::INVOKE_BROKER_TO_RESET_OFFSET, Admin, relay::reset_offsets),
     (request::INVOKE_BROKER_TO_GET_CONSUMER_STATUS, Anyone, relay::consumer_status),
     (request::GET_CONSUMER_RUNNING_INFO, Anyone, relay::running_info),
