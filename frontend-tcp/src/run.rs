@@ -122,6 +122,10 @@ fn broker_config(conf: &BrokerConf) -> BrokerConfig {
         permission: conf.broker_permission,
         save_offsets_ms: conf.flush_consumer_offset_interval,
         save_delays_ms: conf.flush_delay_offset_interval,
+        reject_transactions: conf.reject_transaction_message,
+        transaction_timeout_ms: conf.transaction_time_out,
+        transaction_check_max: conf.transaction_check_max,
+        transaction_check_interval_ms: conf.transaction_check_interval,
         ..BrokerConfig::default()
     }
 }
@@ -212,6 +216,12 @@ pub fn open(
         region: settings.region,
         config: settings.config,
     });
+    let asks = Arc::downgrade(&service);
+    service.broker.on_check(Box::new(move |check| {
+        if let Some(service) = asks.upgrade() {
+            service.ask_producer(check);
+        }
+    }));
     Ok((Opened { service, report, notes }, settings.listen, settings.limits))
 }
 

@@ -16,6 +16,7 @@ final class Sending {
         into.put("send-compressed", Sending::compressed);
         into.put("send-refused", Sending::refused);
         into.put("send-autocreate", Sending::autoCreate);
+        into.put("transaction", Sending::transaction);
         into.put("namespace", Sending::namespace);
         into.put("query", Sending::query);
     }
@@ -69,6 +70,78 @@ final class Sending {
             Kit.equal("0", m.getProperty(MessageConst.PROPERTY_MIN_OFFSET), "MIN_OFFSET");
             Kit.equal(next.get(m.getQueueId()), Long.valueOf(m.getProperty(MessageConst.PROPERTY_MAX_OFFSET)), "MAX_OFFSET");
         }
+    }
+
+    /** A body says what its producer answers, at once and then each time it is asked. */
+    private static TransactionMQProducer transactions(Kit kit, String group, Queue<String> asked) throws Exception {
+        TransactionMQProducer producer = new TransactionMQProducer(group);
+        producer.setTransactionListener(new TransactionListener() {
+            private final Map<String, Integer> turns = new ConcurrentHashMap<>();
+
+            private LocalTransactionState answer(String body) {
+                String[] answers = body.split(" ")[0].split(",");
+                switch (answers[Math.min(turns.merge(body, 1, Integer::sum), answers.length) - 1]) {
+                    case "commit": return LocalTransactionState.COMMIT_MESSAGE;
+                    case "rollback": return LocalTransactionState.ROLLBACK_MESSAGE;
+                    default: return LocalTransactionState.UNKNOW;
+                }
+            }
+
+            @Override
+            public LocalTransactionState executeLocalTransaction(Message message, Object argument) {
+                return answer(new String(message.getBody(), java.nio.charset.StandardCharsets.UTF_8));
+            }
+
+            @Override
+            public LocalTransactionState checkLocalTransaction(MessageExt message) {
+                asked.add(message.getTopic() + " " + message.getTransactionId() + " " + Kit.text(message));
+                return answer(Kit.text(message));
+            }
+        });
+        kit.started(producer);
+        return producer;
+    }
+
+    private static void transaction(Kit kit) throws Exception {
+        String topic = kit.topic(2), group = kit.name("group");
+        Queue<String> asked = new ConcurrentLinkedQueue<>();
+        TransactionMQProducer producer = transactions(kit, group, asked);
+        List<String> shown = new ArrayList<>();
+        Map<String, String> ids = new HashMap<>();
+        for (String answers : List.of("commit", "rollback", "unknown,commit", "unknown,rollback", "unknown,unknown,commit")) {
+            for (int i = 0; i < 4; i++) {
+                String body = answers + " " + i;
+                SendResult result = producer.sendMessageInTransaction(Kit.message(topic, "t", "k" + i, body), null);
+                Kit.equal(SendStatus.SEND_OK, result.getSendStatus(), "status");
+                ids.put(body, result.getMsgId());
+                if (answers.endsWith("commit")) {
+                    shown.add(body);
+                }
+            }
+        }
+        // Java's brokers may deliver twice what they ask about while they write it.
+        Kit.await(60, "all committed messages", () -> kit.everything(topic).stream().map(Kit::text).collect(Collectors.toSet()).containsAll(shown));
+        Kit.await(30, "everyone asked", () -> asked.stream().filter(a -> a.contains("unknown,rollback")).count() >= 4);
+        for (String one : asked) {
+            String[] parts = one.split(" ", 3);
+            Kit.equal(topic, parts[0], "topic of " + one);
+            Kit.equal(ids.get(parts[2]), parts[1], "id of " + one);
+        }
+        for (MessageExt m : kit.everything(topic)) {
+            Kit.equal(8, m.getSysFlag(), "sysFlag");
+            Kit.equal(ids.get(Kit.text(m)), m.getMsgId(), "id of " + Kit.text(m));
+            Kit.equal("k" + Kit.text(m).split(" ")[1], m.getKeys(), "keys");
+        }
+        Kit.sameSet(shown, new TreeSet<>(kit.everything(topic).stream().map(Kit::text).collect(Collectors.toList())), "shown");
+
+        // Another instance of the group is asked when the first is gone.
+        producer.sendMessageInTransaction(Kit.message(topic, "t", "k9", "unknown,commit 9"), null);
+        producer.shutdown();
+        Queue<String> other = new ConcurrentLinkedQueue<>();
+        transactions(kit, group, other).send(Kit.message(topic, "t", "k", "plain"));
+        // It was not there when the transaction began: its first answer is "unknown".
+        Kit.await(60, "a question to the other", () -> other.size() >= 2);
+        Kit.await(60, "its commit", () -> kit.everything(topic).stream().anyMatch(m -> Kit.text(m).equals("unknown,commit 9")));
     }
 
     private static void async(Kit kit) throws Exception {

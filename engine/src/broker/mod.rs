@@ -1,5 +1,5 @@
 //! What a RocketMQ broker means, without sockets: topics, groups, offsets, permissions, filters,
-//! retry, delay. Rules only; each concern owns its file under `config/`.
+//! retry, delay, transactions. Rules only; each concern owns its file under `config/`.
 
 pub mod admin;
 pub mod consume;
@@ -13,6 +13,7 @@ pub mod persist;
 pub mod send;
 pub mod stats;
 pub mod topics;
+pub mod transaction;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
@@ -28,6 +29,7 @@ use locks::QueueLocks;
 use offsets::Offsets;
 use stats::Stats;
 use topics::{TopicConfig, Topics, perm};
+use transaction::{Check, Transactions};
 
 /// Settings of a broker. Defaults are RocketMQ's.
 #[derive(Clone, Debug)]
@@ -48,6 +50,14 @@ pub struct BrokerConfig {
     pub save_offsets_ms: i64,
     /// How often the progress of delays is saved (`flushDelayOffsetInterval`), ms.
     pub save_delays_ms: i64,
+    /// Half messages are refused (`rejectTransactionMessage`).
+    pub reject_transactions: bool,
+    /// Age at which a half message is checked first (`transactionTimeOut`), ms.
+    pub transaction_timeout_ms: i64,
+    /// How often a half message is checked before it is given up (`transactionCheckMax`).
+    pub transaction_check_max: i32,
+    /// How often half messages are looked at (`transactionCheckInterval`), ms.
+    pub transaction_check_interval_ms: i64,
     /// Bytes of the machine's memory: what is no further than 40 % of it behind the log's end
     /// counts as in memory.
     pub memory: u64,
@@ -64,6 +74,10 @@ impl Default for BrokerConfig {
             permission: perm::READ | perm::WRITE,
             save_offsets_ms: 5_000,
             save_delays_ms: 10_000,
+            reject_transactions: false,
+            transaction_timeout_ms: 6_000,
+            transaction_check_max: 15,
+            transaction_check_interval_ms: 60_000,
             memory: machine_memory(),
         }
     }
@@ -111,10 +125,12 @@ pub struct Broker {
     offsets: Offsets,
     locks: QueueLocks,
     delay: Delay,
+    transactions: Transactions,
     stats: Stats,
     /// When offsets and delays are saved next, ms.
     due: Mutex<(i64, i64)>,
     on_topics_changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    on_check: OnceLock<Box<dyn Fn(Check) + Send + Sync>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     stopping: AtomicBool,
 }
@@ -140,10 +156,12 @@ impl Broker {
             groups: Groups::open(&fs, &root, &mut notes),
             offsets: Offsets::open(&fs, &root, &mut notes),
             delay: Delay::open(&fs, &root, &mut notes),
+            transactions: Transactions::default(),
             locks: QueueLocks::default(),
             stats: Stats::new(store.clock().now_ms()),
             due: Mutex::new((0, 0)),
             on_topics_changed: OnceLock::new(),
+            on_check: OnceLock::new(),
             threads: Mutex::new(Vec::new()),
             stopping: AtomicBool::new(false),
             store,
@@ -152,6 +170,9 @@ impl Broker {
         broker.make_system_topics();
         broker.make_lost_topics(&mut notes);
         broker.move_lost_offsets(&mut notes);
+        if let Err(e) = broker.find_open_halves() {
+            notes.push(format!("a message that was committed may be delivered again: {e}"));
+        }
         let weak = Arc::downgrade(&broker);
         broker.store.on_arrival(Box::new(move |arrival| {
             if arrival.topic == SCHEDULE_TOPIC
@@ -201,6 +222,11 @@ impl Broker {
     /// Has `changed` called whenever a topic came, went or changed. Only the first call counts.
     pub fn on_topics_changed(&self, changed: Box<dyn Fn() + Send + Sync>) {
         let _ = self.on_topics_changed.set(changed);
+    }
+
+    /// Has `ask` ask producers of half messages. Only the first call counts.
+    pub fn on_check(&self, ask: Box<dyn Fn(Check) + Send + Sync>) {
+        let _ = self.on_check.set(ask);
     }
 
     fn put_topic(&self, config: TopicConfig) {
@@ -274,7 +300,8 @@ impl Broker {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         if now >= due.0 {
             due.0 = now + self.config().save_offsets_ms;
-            self.offsets.save()?;
+            let settled = self.commit_transaction_offsets();
+            self.offsets.save().and(settled)?;
         }
         if now >= due.1 {
             due.1 = now + self.config().save_delays_ms;
@@ -283,7 +310,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Starts the threads that deliver delayed messages and save the configuration. They end
+    /// Starts the threads that deliver delayed messages, check half messages and save the configuration. They end
     /// with [`Broker::close`]. The store's own are started too.
     pub fn run_background(self: &Arc<Self>) -> Result<()> {
         self.store.run_background()?;
@@ -296,6 +323,13 @@ impl Broker {
                 }
             };
             broker.delay.wait(wait, broker.now_ms());
+        })?;
+        self.spawn("mq-transactions", |broker| {
+            if let Err(e) = broker.check_due_step() {
+                tracing::error!("half messages cannot be checked yet: {e}");
+            }
+            let interval = broker.config().transaction_check_interval_ms.clamp(1, 1000);
+            std::thread::park_timeout(Duration::from_millis(interval.unsigned_abs()));
         })?;
         self.spawn("mq-save", |broker| {
             if let Err(e) = broker.save_step() {

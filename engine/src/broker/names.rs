@@ -16,7 +16,11 @@ pub const TRACE_TOPIC: &str = "RMQ_SYS_TRACE_TOPIC";
 const SELF_TEST_TOPIC: &str = "SELF_TEST_TOPIC";
 const BENCHMARK_TOPIC: &str = "BenchmarkTest";
 const OFFSET_MOVED_TOPIC: &str = "OFFSET_MOVED_EVENT";
-const CHECK_MAX_TIME_TOPIC: &str = "TRANS_CHECK_MAX_TIME_TOPIC";
+/// Where halves go that are never settled.
+pub const CHECK_MAX_TIME_TOPIC: &str = "TRANS_CHECK_MAX_TIME_TOPIC";
+
+/// Its offsets tell how far halves and ops are settled.
+pub const TRANS_GROUP: &str = "CID_RMQ_SYS_TRANS";
 
 /// More queues than this in a topic are a mistake.
 pub const MAX_QUEUES: i32 = 100_000;

@@ -84,15 +84,14 @@ impl<'a> Known<'a> {
 
 impl Broker {
     /// Takes a message. Its topic is made if that is allowed; a level of delay sends it through
-    /// the schedule topic; one on a retry topic that failed too often goes to the dead letters.
+    /// the schedule topic, the mark of a transaction to the half topic; one on a retry topic that failed too often goes to the dead letters.
     pub fn send(&self, m: &Sending<'_>) -> Result<Sent, Refusal> {
         let topic = self.topic_to_send(m)?;
         let queue_id = choose_queue(m.queue_id, &topic)?;
         let known = Known::of(m.properties);
-        if known.transaction {
-            return Err(Refusal::NoPermission(
-                "transactional messages are not supported by this broker yet".into(),
-            ));
+        if known.transaction && self.config().reject_transactions {
+            let text = "the broker takes no transactional messages (rejectTransactionMessage)";
+            return Err(Refusal::NoPermission(text.into()));
         }
         if known.timer {
             return Err(Refusal::Failed(
@@ -113,7 +112,9 @@ impl Broker {
             }
         }
 
-        let may_wait = level > 0 && sys_flag & sys_flag::TRANSACTION == 0;
+        // Clients before 4.6.1 leave the property on what they send back to a retry topic.
+        let half = known.transaction && !(m.reconsume_times > 0 && level > 0);
+        let may_wait = level > 0 && !half && sys_flag & sys_flag::TRANSACTION == 0;
         let properties;
         let mut text = m.properties.as_bytes();
         if may_wait {
@@ -134,7 +135,7 @@ impl Broker {
             properties = with;
             text = &properties;
         }
-        let appended = self.append(&[Message {
+        let message = Message {
             topic: target,
             queue_id: target_queue,
             flag: m.flag,
@@ -145,7 +146,8 @@ impl Broker {
             prepared_transaction_offset: 0,
             body: m.body,
             properties: text,
-        }])?;
+        };
+        let appended = if half { self.put_half(&message)? } else { self.append(&[message])? };
         let physical_offsets = vec![appended.physical_offset];
         Ok(Sent { appended, queue_id, physical_offsets, wait: !known.no_wait })
     }
@@ -248,14 +250,19 @@ impl Broker {
     /// The topic to which messages of a group come back.
     pub fn retry_topic(&self, group: &str) -> Result<Arc<TopicConfig>, Refusal> {
         let queues = self.group(group)?.retry_queue_nums.clamp(1, names::MAX_QUEUES);
-        self.topic_of_group(format!("{RETRY_PREFIX}{group}"), queues)
+        self.topic_made(format!("{RETRY_PREFIX}{group}"), queues)
     }
 
     fn dead_letters(&self, group: &str) -> Result<Arc<TopicConfig>, Refusal> {
-        self.topic_of_group(format!("{DLQ_PREFIX}{group}"), 1)
+        self.topic_made(format!("{DLQ_PREFIX}{group}"), 1)
     }
 
-    fn topic_of_group(&self, topic: String, queues: i32) -> Result<Arc<TopicConfig>, Refusal> {
+    /// A topic of the broker's own making.
+    pub(super) fn topic_made(
+        &self,
+        topic: String,
+        queues: i32,
+    ) -> Result<Arc<TopicConfig>, Refusal> {
         if let Some(topic) = self.topics.get(&topic) {
             return Ok(topic);
         }

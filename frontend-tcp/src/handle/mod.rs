@@ -9,6 +9,7 @@ pub mod reply;
 pub mod runtime;
 pub mod send;
 pub mod stats;
+pub mod transaction;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -77,6 +78,7 @@ static TABLE: &[(i32, Access, Handler)] = &[
     (request::LITE_PULL_MESSAGE, Anyone, pull::pull),
     (request::SEND_REPLY_MESSAGE, Anyone, reply::reply),
     (request::SEND_REPLY_MESSAGE_V2, Anyone, reply::reply),
+    (request::END_TRANSACTION, Anyone, transaction::end),
     (request::HEART_BEAT, Anyone, client::heartbeat),
     (request::CONSUMER_SEND_MSG_BACK, Anyone, send::send_back),
     (request::QUERY_CONSUMER_OFFSET, Anyone, query::query_consumer_offset),
@@ -124,6 +126,7 @@ static TABLE: &[(i32, Access, Handler)] = &[
     (request::QUERY_CONSUME_TIME_SPAN, Anyone, stats::time_spans),
     (request::QUERY_CORRECTION_OFFSET, Anyone, stats::correction_offsets),
     (request::QUERY_CONSUME_QUEUE, Anyone, stats::queue_units),
+    (request::RESUME_CHECK_HALF_MESSAGE, Admin, transaction::resume_check),
     (request::INVOKE_BROKER_TO_RESET_OFFSET, Admin, relay::reset_offsets),
     (request::INVOKE_BROKER_TO_GET_CONSUMER_STATUS, Anyone, relay::consumer_status),
     (request::GET_CONSUMER_RUNNING_INFO, Anyone, relay::running_info),

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use mq_store::Error;
 use mq_store::broker::send::{Sending, Sent};
 use mq_store::codec::ids::offset_msg_id;
+use mq_store::log::commit_log::Appended;
 use mq_store::log::flush::FlushPolicy;
 
 use super::{BrokerService, Failure};
-use crate::conn::{Conn, Reply, Request};
+use crate::conn::{Conn, Reply, Request, Ticket};
 use crate::wire::codes::{request, response};
 use crate::wire::command::Command;
 use crate::wire::fields::header;
@@ -53,20 +54,37 @@ pub fn send(
         }
     };
     let answer = with_region(service, sent_fields(service, &sent));
-    if !sent.wait || broker.store().config().flush != FlushPolicy::Sync {
+    if !sent.wait {
         return Ok(answer.into());
     }
-    let ticket = request.ticket(conn);
-    let durable = Box::new(move |flushed| {
-        ticket.answer(match flushed {
-            Ok(()) => answer,
-            // The message is there and will be on the disk: clients take that for sent.
-            Err(Error::FlushTimeout) => Command { code: response::FLUSH_DISK_TIMEOUT, ..answer },
-            Err(e) => Failure::from(e).command(),
+    Ok(service.when_durable(&sent.appended, request.ticket(conn), answer))
+}
+
+impl BrokerService {
+    /// Answers once what was appended is as durable as the flush policy wants.
+    pub(super) fn when_durable(
+        &self,
+        appended: &Appended,
+        ticket: Ticket,
+        answer: Command,
+    ) -> Reply {
+        let store = self.broker.store();
+        if store.config().flush != FlushPolicy::Sync {
+            return answer.into();
+        }
+        let durable = Box::new(move |flushed| {
+            ticket.answer(match flushed {
+                Ok(()) => answer,
+                // The message is there and will be on the disk: clients take that for sent.
+                Err(Error::FlushTimeout) => {
+                    Command { code: response::FLUSH_DISK_TIMEOUT, ..answer }
+                }
+                Err(e) => Failure::from(e).command(),
+            });
         });
-    });
-    broker.store().when_durable(&sent.appended, durable);
-    Ok(Reply::Later)
+        store.when_durable(appended, durable);
+        Reply::Later
+    }
 }
 
 pub(super) fn sending<'a>(h: &SendHeader<'a>, conn: &Conn, body: &'a [u8]) -> Sending<'a> {
