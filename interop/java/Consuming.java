@@ -4,6 +4,7 @@ import java.util.concurrent.atomic.AtomicInteger;
 import java.util.stream.Collectors;
 import org.apache.rocketmq.client.consumer.*;
 import org.apache.rocketmq.client.consumer.listener.*;
+import org.apache.rocketmq.client.exception.MQClientException;
 import org.apache.rocketmq.client.producer.*;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.*;
@@ -19,6 +20,7 @@ final class Consuming {
         into.put("push-orderly", Consuming::orderly);
         into.put("push-broadcast", Consuming::broadcast);
         into.put("tag-filter", Consuming::tags);
+        into.put("sql-filter", Consuming::sql);
         into.put("pull", Consuming::pull);
         into.put("consume-from", Consuming::from);
         into.put("offsets-kept", Consuming::offsetsKept);
@@ -141,6 +143,85 @@ final class Consuming {
             }
         }
         Kit.sameSet(both, pulled, "pulled");
+    }
+
+    private static void sql(Kit kit) throws Exception {
+        String topic = kit.topic(2);
+        DefaultMQProducer producer = kit.producer();
+        List<String> eu = new ArrayList<>(), wide = new ArrayList<>();
+        for (int i = 0; i < 120; i++) {
+            Message message = Kit.message(topic, i % 2 == 0 ? "even" : "odd", "k" + i, "m" + i);
+            message.putUserProperty("n", Integer.toString(i));
+            message.putUserProperty("price", i + ".5");
+            if (i % 3 != 0) {
+                message.putUserProperty("region", i % 3 == 1 ? "eu" : "it's us");
+            }
+            if (i % 3 == 1 && i >= 10 && i <= 99 && i % 2 == 0) {
+                eu.add("m" + i);
+            }
+            if (i % 3 != 1 && (i > 100 || i % 3 == 0)) {
+                wide.add("m" + i);
+            }
+            producer.send(message);
+        }
+        String euSql = "region = 'eu' AND n BETWEEN 10 AND 99 AND TAGS IN ('even')";
+        String wideSql = "(region <> 'eu' AND NOT (price <= 100.5)) OR region IS NULL -- whatever its price\n";
+        Kit.Inbox some = new Kit.Inbox(), more = new Kit.Inbox();
+        sqlPush(kit, "eu", topic, euSql, some).start();
+        var waiting = sqlPush(kit, "wide", topic, wideSql, more);
+        waiting.start();
+        some.expect(30, eu);
+        more.expect(30, wide);
+        // A consumer that waits is woken by what matches, at once, and not by others.
+        Kit.balanced(topic, 2, waiting);
+        for (int i : new int[] {1, 1000}) {
+            Message message = Kit.message(topic, "odd", "k", "late" + i);
+            message.putUserProperty("region", "us");
+            message.putUserProperty("price", i + ".0");
+            producer.send(message);
+        }
+        wide.add("late1000");
+        long start = System.nanoTime();
+        Kit.await(10, "wake-up", () -> more.got.size() == wide.size());
+        Kit.check(System.nanoTime() - start < 1_500_000_000L, "woken after %d ms", (System.nanoTime() - start) / 1_000_000);
+        more.expect(10, wide);
+        // Raw pulls, which carry their expression along.
+        DefaultMQPullConsumer puller = kit.pull(kit.name("puller"));
+        List<String> pulled = new ArrayList<>();
+        for (MessageQueue queue : puller.fetchSubscribeMessageQueues(topic)) {
+            for (long next = 0, end = puller.maxOffset(queue); next < end; ) {
+                long from = next;
+                // A 4.x client knows a broker's version, and what it can, from the first heartbeat on.
+                PullResult result = Kit.eventually(20, "pull", () -> puller.pull(queue, MessageSelector.bySql(euSql), from, 5));
+                if (result.getPullStatus() == PullStatus.FOUND) {
+                    result.getMsgFoundList().forEach(m -> pulled.add(Kit.text(m)));
+                } else {
+                    Kit.equal(PullStatus.NO_MATCHED_MSG, result.getPullStatus(), "status");
+                }
+                Kit.check(result.getNextBeginOffset() > next, "pull does not advance from %d", next);
+                next = result.getNextBeginOffset();
+            }
+        }
+        Kit.sameSet(eu, pulled, "pulled");
+        // What is none is refused before the consumer starts.
+        for (String bad : List.of("n >", "n > 'text'", "n BETWEEN 9 AND 1", "n IN (1)")) {
+            var consumer = sqlPush(kit, "bad", topic, bad, new Kit.Inbox());
+            boolean refused = false;
+            try {
+                consumer.start();
+            } catch (MQClientException e) {
+                refused = true;
+            }
+            Kit.check(refused, "%s was taken", bad);
+            consumer.shutdown();
+        }
+    }
+
+    private static DefaultMQPushConsumer sqlPush(Kit kit, String group, String topic, String expression, Kit.Inbox inbox) throws Exception {
+        DefaultMQPushConsumer consumer = kit.push(kit.name(group), null, null, inbox);
+        consumer.subscribe(topic, MessageSelector.bySql(expression));
+        kit.closing(consumer::shutdown);
+        return consumer;
     }
 
     private static void pull(Kit kit) throws Exception {
