@@ -113,7 +113,7 @@ impl Filters {
         for new in subscribed.clone().filter(|s| !is_tag_type(s.expression_type)) {
             let of_topic = table.filter_data_by_topic.get_mut(new.topic);
             let old = of_topic.and_then(|t| t.group_filter_data.get_mut(group));
-            let data = FilterData {
+            let data = || FilterData {
                 born_time: now_ms,
                 client_version: new.version,
                 consumer_group: group.to_owned(),
@@ -134,13 +134,13 @@ impl Filters {
                     old.set_dead_time(0);
                 }
                 Some(old) if is_sound(&new) => {
-                    *old = FilterData { bloom_filter_data: old.bloom_filter_data.take(), ..data };
+                    *old = FilterData { bloom_filter_data: old.bloom_filter_data.take(), ..data() };
                 }
                 None if is_sound(&new) => {
                     let of_topic = table.filter_data_by_topic.entry(new.topic.to_owned());
                     let of_topic = of_topic.or_default();
                     of_topic.topic = new.topic.to_owned();
-                    of_topic.group_filter_data.insert(group.to_owned(), data);
+                    of_topic.group_filter_data.insert(group.to_owned(), data());
                 }
                 Some(_) => {
                     if let Some(of_topic) = table.filter_data_by_topic.get_mut(new.topic) {
