@@ -271,6 +271,16 @@ async fn a_pull_by_expression_waits_for_a_message_that_matches() {
     let pulled = waiting.await.unwrap();
     assert_eq!((pulled.code, bodies(&pulled)), (0, vec!["wanted".into()]));
     assert_eq!(pulled.fields["nextBeginOffset"], "5");
+
+    // When its time is over it has passed by what came and did not match.
+    let mut puller = connect(&running).await;
+    let waiting = tokio::spawn(async move { call(&mut puller, sql_pull("n > 9", 5, 500)).await });
+    while service.holds.count() == 0 {
+        tokio::task::yield_now().await;
+    }
+    call(&mut sender, send_command("T", "other", "n\u{1}8\u{2}")).await;
+    let late = waiting.await.unwrap();
+    assert_eq!((late.code, &*late.fields["nextBeginOffset"]), (20, "6"));
     running.stop().await.unwrap();
 }
 
