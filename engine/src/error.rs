@@ -12,7 +12,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// A file-system call failed.
-    #[error("cannot {op} {path}: {source}")]
+    #[error("cannot {op} {path}: {source}{}", hint(source))]
     Io { op: &'static str, path: PathBuf, source: io::Error },
     /// No space left. Appends work again when there is.
     #[error("the disk is full: cannot {op} {path}; free space there, or add a disk")]
@@ -63,6 +63,17 @@ pub enum Limit {
     Batch,
     #[error("queue id {0} is below 0")]
     Queue(i32),
+}
+
+/// What to do about it, where that can be said.
+fn hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; give this user the right to write there, or choose another folder"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => "; choose a folder that can be written",
+        _ => "",
+    }
 }
 
 impl Error {

@@ -81,6 +81,9 @@ pub struct Cut {
 
 impl fmt::Display for RecoveryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.log.1 == 0 && self.clean && self.notes.is_empty() {
+            return f.write_str("a new store");
+        }
         let how = if self.clean { "closed cleanly" } else { "not closed (a crash, or kill)" };
         write!(f, "the store was {how}; log {} to {}", self.log.0, self.log.1)?;
         match self.fast {

@@ -1,6 +1,5 @@
 //! The face of the lower floors: a store that is opened, appended to, read and closed.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -30,6 +29,8 @@ const FLUSH_QUEUES_MS: i64 = 1_000;
 const CHECKPOINT_MS: i64 = 60_000;
 const RETAIN_MS: i64 = 10_000;
 const WATCH_DISK_MS: i64 = 500;
+/// A trouble that goes on is told this often, ms.
+const TELL_AGAIN_MS: i64 = 5_000;
 /// The index reads the log in stretches of this many bytes.
 const INDEX_STRETCH: u64 = 4 << 20;
 
@@ -135,6 +136,8 @@ pub struct MessageStore {
     /// When the parts of upkeep are due, ms.
     due: Mutex<Due>,
     flushed_at: AtomicI64,
+    /// When it was last told that dispatch does not get on, ms.
+    told_at: AtomicI64,
     /// The append position at which the upkeep thread is woken.
     wake_upkeep_at: AtomicU64,
     threads: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
@@ -236,6 +239,7 @@ impl MessageStore {
             queues_doubtful: AtomicBool::new(false),
             due: Mutex::new(Due { checkpoint: now + CHECKPOINT_MS, ..Due::default() }),
             flushed_at: AtomicI64::new(now),
+            told_at: AtomicI64::new(i64::MIN / 2),
             threads: Mutex::new(Vec::new()),
             stopping: Arc::new(AtomicBool::new(false)),
             closed: AtomicBool::new(false),
@@ -314,7 +318,7 @@ impl MessageStore {
             return Err(Error::Closed);
         }
         if self.retain.refuses_writes() {
-            let used = self.fs.used_ratio(&self.config.root).unwrap_or(1.0) * 100.0;
+            let used = self.disk_used().unwrap_or(1.0) * 100.0;
             let limit = self.retention().refuse_writes * 100.0;
             return Err(Error::AboveWatermark { used, limit });
         }
@@ -424,8 +428,14 @@ impl MessageStore {
             },
         );
         if let Err(e) = result {
-            // The record is safe in the log; dispatch comes back to it.
-            tracing::error!("messages cannot be shown to consumers yet: {e}");
+            // The record is safe in the log; dispatch comes back to it. With every append, so
+            // it is not told each time.
+            let now = self.clock.now_ms();
+            let told = self.told_at.load(Ordering::Relaxed);
+            if now - told >= TELL_AGAIN_MS {
+                self.told_at.store(now, Ordering::Relaxed);
+                tracing::error!("messages cannot be shown to consumers yet: {e}");
+            }
         }
     }
 
@@ -648,7 +658,7 @@ impl MessageStore {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         if now >= due.watch {
             due.watch = now + WATCH_DISK_MS;
-            let used = self.fs.used_ratio(&self.config.root)?;
+            let used = self.disk_used()?;
             if let Some(refuses) = self.retain.watch(&self.retention(), used) {
                 let percent = used * 100.0;
                 if refuses {
@@ -730,12 +740,9 @@ impl MessageStore {
     }
 
     fn retain_as(&self, retention: &Retention) -> Result<()> {
-        let log_dir = recover::log_dir(&self.config);
         let deleted = self.retain.step(retention, self.log.chain(), || {
             let ms = self.clock.now_ms();
-            let used =
-                self.fs.used_ratio(if log_dir.exists() { &log_dir } else { Path::new("/") })?;
-            Ok(Now { ms, hour: local_hour(ms), used })
+            Ok(Now { ms, hour: local_hour(ms), used: self.disk_used()? })
         })?;
         if deleted > 0 {
             tracing::info!(
@@ -745,6 +752,12 @@ impl MessageStore {
             self.follow_log()?;
         }
         Ok(())
+    }
+
+    /// Share of the fuller one of the disks that hold log and queues, 0 to 1.
+    fn disk_used(&self) -> Result<f64> {
+        let log = self.fs.used_ratio(&recover::log_dir(&self.config))?;
+        Ok(log.max(self.fs.used_ratio(&self.config.root)?))
     }
 
     /// Lets queues and index follow the log's first position.

@@ -3,13 +3,17 @@
 //! All requests of one read are handled before their answers go out in one write. An idle
 //! connection owns no buffer.
 
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
@@ -122,7 +126,7 @@ impl<S: Service> Drop for Ended<'_, S> {
 }
 
 async fn run<S: Service>(
-    stream: TcpStream,
+    mut stream: TcpStream,
     conn: &Arc<Conn>,
     service: &S,
     shared: &Shared,
@@ -132,6 +136,7 @@ async fn run<S: Service>(
     let limits = &shared.limits;
     let mut buf = BytesMut::new();
     let mut out = Outgoing::default();
+    // Bytes of the next frame in all, as far as it is known, and the right to so many.
     let mut wanted = 0;
     let mut permit = None;
     let mut heard = Instant::now();
@@ -139,18 +144,9 @@ async fn run<S: Service>(
     tokio::pin!(idle);
     loop {
         tokio::select! {
-            readable = stream.readable() => {
-                readable?;
-                if wanted > READ && permit.is_none() {
-                    let kib = u32::try_from(wanted / 1024).unwrap_or(u32::MAX);
-                    permit = shared.in_flight.acquire_many(kib).await.ok();
-                }
-                buf.reserve(READ.max(wanted.saturating_sub(buf.len())));
-                match stream.try_read_buf(&mut buf) {
-                    Ok(0) => return Ok(()),
-                    Ok(_) => {}
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
-                    Err(e) => return Err(e),
+            read = poll_fn(|cx| poll_read(cx, &mut stream, &mut buf, wanted)) => {
+                if read? == 0 {
+                    return Ok(());
                 }
                 heard = Instant::now();
                 wanted = loop {
@@ -161,9 +157,6 @@ async fn run<S: Service>(
                     conn.drain(&mut out);
                     write(&stream, &mut out, limits).await?;
                 };
-                if wanted <= READ {
-                    permit = None;
-                }
             }
             () = conn.wake.notified() => {}
             () = idle.as_mut() => {
@@ -183,10 +176,29 @@ async fn run<S: Service>(
         if conn.is_closing() {
             return Ok(());
         }
-        if buf.is_empty() {
-            buf = BytesMut::new();
+        if wanted <= READ {
+            permit = None;
+        } else if permit.is_none() {
+            let kib = u32::try_from(wanted / 1024).unwrap_or(u32::MAX);
+            permit = shared.in_flight.acquire_many(kib).await.ok();
         }
     }
+}
+
+/// Reads what is there. Who waits for more owns no buffer. (Unlike a wait until the socket is
+/// readable and then a read, this knows from a short read that there is nothing more.)
+fn poll_read(
+    cx: &mut Context<'_>,
+    stream: &mut TcpStream,
+    buf: &mut BytesMut,
+    wanted: usize,
+) -> Poll<io::Result<usize>> {
+    buf.reserve(READ.max(wanted.saturating_sub(buf.len())));
+    let read = pin!(stream.read_buf(buf)).poll(cx);
+    if read.is_pending() && buf.is_empty() {
+        *buf = BytesMut::new();
+    }
+    read
 }
 
 /// Handles the frames in `buf`. Returns the bytes wanted for the next one, or 0 if answers

@@ -247,6 +247,14 @@ impl Sessions {
             .collect()
     }
 
+    /// The connection of a client, whatever groups it is in.
+    pub fn client(&self, client_id: &str) -> Option<Arc<Conn>> {
+        let tables = self.lock();
+        let consumers = tables.consumers.values().flat_map(|g| g.members.values());
+        let mut members = tables.producers.values().flat_map(|m| m.values()).chain(consumers);
+        members.find(|m| m.client_id == client_id).map(|m| m.conn.clone())
+    }
+
     /// A member by the id of its client.
     pub fn find_client(&self, group: &str, client_id: &str) -> Option<Member> {
         let tables = self.lock();

@@ -419,7 +419,7 @@ final class Consuming {
         String topic = kit.topic(1), group = kit.name("group");
         Map<String, List<MessageExt>> tries = new ConcurrentHashMap<>();
         Map<String, List<Long>> times = new ConcurrentHashMap<>();
-        kit.start(kit.push(group, topic, "*", (MessageListenerConcurrently) (messages, context) -> {
+        var consumer = kit.start(kit.push(group, topic, "*", (MessageListenerConcurrently) (messages, context) -> {
             context.setDelayLevelWhenNextConsume(1);
             MessageExt m = messages.get(0);
             List<MessageExt> before = tries.computeIfAbsent(Kit.text(m), t -> new CopyOnWriteArrayList<>());
@@ -449,6 +449,7 @@ final class Consuming {
             }
         }
         Kit.equal(2, kit.everything("%RETRY%" + group).size(), "messages in the retry topic");
+        Kit.commit(consumer);
         Kit.await(30, "committed offsets", () -> kit.admin().examineConsumeStats(group).computeTotalDiff() == 0);
     }
 
@@ -542,6 +543,7 @@ final class Consuming {
         Kit.Inbox inbox = new Kit.Inbox();
         var consumer = kit.start(kit.push(group, topic, "*", inbox));
         inbox.expect(30, all);
+        Kit.commit(consumer);
         Kit.await(30, "committed offsets", () -> kit.admin().examineConsumeStats(group, topic).computeTotalDiff() == 0);
 
         // While the consumer lives the broker tells it; it drops its queues and takes them again from there.

@@ -166,6 +166,11 @@ final class Kit implements AutoCloseable {
         return consumer;
     }
 
+    /** A client commits for the first time 10 s after its start; this does it now. */
+    static void commit(DefaultMQPushConsumer consumer) {
+        consumer.getDefaultMQPushConsumerImpl().persistConsumerOffset();
+    }
+
     DefaultMQPullConsumer pull(String group) throws Exception {
         DefaultMQPullConsumer consumer = configure(new DefaultMQPullConsumer(group));
         consumer.start();

@@ -17,6 +17,9 @@ final class Servers {
             int brokers = Integer.parseInt(server.split("=")[1]);
             try (Kit kit = new Kit(outer.scenario, address)) {
                 Kit.await(60, brokers + " brokers at " + address, () -> kit.brokers().size() == brokers);
+                for (String fresh : kit.brokers().values()) { // with an empty store
+                    Kit.check(kit.admin().fetchBrokerRuntimeStats(fresh).getTable().containsKey("bootTimestamp"), "runtime info of %s", fresh);
+                }
                 String topic = kit.topic(kit.name("topic" + address.split(":")[1]), 3), group = kit.name("group");
                 Kit.Inbox inbox = new Kit.Inbox();
                 var consumer = kit.start(kit.push(group, topic, "*", inbox));
@@ -28,6 +31,7 @@ final class Servers {
                     m -> m.getStoreHost().toString().substring(1), TreeMap::new, Collectors.counting()));
                 Kit.equal(kit.brokers().values().stream().collect(Collectors.toMap(a -> a, a -> 60L, Long::sum, TreeMap::new)), byBroker, "messages by broker");
                 Kit.await(10, "index", () -> producer.queryMessage(topic, "m7", 10, 0, Long.MAX_VALUE).getMessageList().size() == 1);
+                Kit.commit(consumer);
                 Kit.await(30, "no lag", () -> kit.admin().examineConsumeStats(group).computeTotalDiff() == 0);
                 Kit.equal(1, kit.admin().examineConsumerConnectionInfo(group).getConnectionSet().size(), "members");
             }
@@ -79,14 +83,16 @@ final class Servers {
                     kit.topic(topic, 4);
                     Versioned.createGroup(kit.admin(), kit.broker(), group + "_settings", 9);
                 }
-                Kit.eventually(30, "the broker", () -> kit.admin().fetchBrokerRuntimeStats(kit.broker()));
-                Kit.eventually(30, "the route", () -> kit.admin().examineTopicRouteInfo(topic));
-                verify(kit);
-                consume(kit, killed ? recent : Set.of()); // what was pending, and nothing that was consumed before the change
+                Kit.eventually(30, "the topic", () -> kit.admin().examineTopicStats(topic));
+                Set<String> forgotten = killed ? recent : Set.of();
+                if (!create) {
+                    verify(kit, forgotten);
+                }
                 recent = new HashSet<>();
+                consume(kit, forgotten); // what was pending, and nothing that was consumed before the change
                 write(kit, prefix);
-                verify(kit);
-                consume(kit, Set.of());
+                verify(kit, forgotten);
+                consume(kit, forgotten);
                 Message late = Kit.message(topic, "late", "late" + prefix, "late" + prefix);
                 late.setDelayTimeLevel(2);
                 Kit.equal(SendStatus.SEND_OK, kit.producer().send(late).getSendStatus(), "status");
@@ -109,7 +115,10 @@ final class Servers {
             Kit.sameSet(expected, inbox.texts().stream().filter(t -> !again.contains(t)).collect(Collectors.toList()), "delivered");
             consumed.addAll(expected);
             recent.addAll(expected);
-            Kit.await(30, "no lag", () -> kit.admin().examineConsumeStats(group, topic).computeTotalDiff() == 0);
+            Kit.await(30, "end of the lag", () -> {
+                Kit.commit(consumer);
+                return kit.admin().examineConsumeStats(group, topic).computeTotalDiff() == 0;
+            });
             consumer.shutdown();
         }
 
@@ -138,14 +147,16 @@ final class Servers {
             ids.add(result.getOffsetMsgId().split(",")[nth]);
         }
 
-        void verify(Kit kit) throws Exception {
+        void verify(Kit kit, Set<String> forgotten) throws Exception {
             // Delayed ones get their place when they come.
             Kit.await(30, "delayed messages " + pending, () ->
                 kit.admin().examineTopicStats(topic).getOffsetTable().values().stream().mapToLong(o -> o.getMaxOffset()).sum() >= places.size() + pending.size());
             List<String> stored = new ArrayList<>();
             for (MessageExt m : kit.everything(topic)) {
                 String place = m.getQueueId() + ":" + m.getQueueOffset() + " " + m.getMsgId() + " " + Kit.text(m);
-                if (pending.remove(Kit.text(m))) {
+                // A killed broker may also have forgotten, for 10 s, that it has delivered a delayed message.
+                boolean twice = Kit.text(m).startsWith("late") && forgotten.contains(Kit.text(m)) && !places.contains(place);
+                if (pending.remove(Kit.text(m)) || twice) {
                     places.add(place);
                     keys.add(Kit.text(m));
                     ids.add(((MessageClientExt) m).getOffsetMsgId());
@@ -159,7 +170,8 @@ final class Servers {
                 List<MessageExt> found = Kit.eventually(10, "message by key " + key, () -> reader.queryMessage(topic, key, 10, 0, Long.MAX_VALUE).getMessageList());
                 // The index knows a delayed message twice: as it waited, and as it came.
                 found = found.stream().filter(m -> m.getTopic().equals(topic)).collect(Collectors.toList());
-                Kit.equal(1, found.size(), "messages with key " + key);
+                String all = key;
+                Kit.equal(keys.stream().filter(k -> k.equals(all)).count(), found.size(), "messages with key " + key);
                 Kit.equal(body, Kit.text(found.get(0)), "body by key " + key);
                 if (i % 25 == 0) {
                     Kit.equal(body, Kit.text(reader.viewMessage(topic, ids.get(i))), "body by offset id");

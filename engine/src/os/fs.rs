@@ -201,8 +201,11 @@ impl Fs {
         Ok(if total == 0 { 0.0 } else { 1.0 - free as f64 / total as f64 })
     }
 
-    /// Bytes free for us, and bytes in all, of the file system under `path`.
+    /// Bytes free for us, and bytes in all, of the file system under `path`, or under what is
+    /// there of it.
     pub fn free_and_total(&self, path: &Path) -> Result<(u64, u64)> {
+        let there = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("."));
+        let path = if there.as_os_str().is_empty() { Path::new(".") } else { there };
         let stat = nix::sys::statvfs::statvfs(path)
             .map_err(|e| Error::io("look at the file system of", path)(e.into()))?;
         let block = stat.fragment_size();

@@ -32,8 +32,11 @@ pub struct MappedFile {
     /// Bytes from the start that readers may see. Only grows.
     published: AtomicUsize,
     has_writer: AtomicBool,
-    /// Bytes from the start that have space on the disk.
-    allocated: Mutex<usize>,
+    /// Bytes from the start that have space on the disk. Only grows.
+    allocated: AtomicUsize,
+    /// Held while space is allocated. The writer looks at `allocated` first: it must not wait
+    /// for a thread that allocates what it does not need yet.
+    allocating: Mutex<()>,
 }
 
 impl MappedFile {
@@ -98,7 +101,8 @@ impl MappedFile {
             fs: fs.clone(),
             published: AtomicUsize::new(published),
             has_writer: AtomicBool::new(!write),
-            allocated: Mutex::new(0),
+            allocated: AtomicUsize::new(0),
+            allocating: Mutex::new(()),
         })
     }
 
@@ -158,19 +162,23 @@ impl MappedFile {
     /// Makes sure that the first `end` bytes have space on the disk.
     pub fn allocate(&self, end: usize) -> Result<()> {
         let end = end.min(self.len());
-        let mut allocated = self.allocated.lock().unwrap_or_else(PoisonError::into_inner);
-        if end <= *allocated {
+        if end <= self.allocated.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let _allocating = self.allocating.lock().unwrap_or_else(PoisonError::into_inner);
+        let allocated = self.allocated.load(Ordering::Acquire);
+        if end <= allocated {
             return Ok(());
         }
         let file = self.file.as_ref().ok_or(Error::Closed)?;
         // What is published has its space.
-        let start = (*allocated).max(self.published() & !4095);
+        let start = allocated.max(self.published() & !4095);
         let range = start as u64..end as u64;
         let len = (end - start) as nix::libc::off_t;
         self.fs.call("allocate space for", Call::Allocate(range), &self.path, || {
             Ok(nix::fcntl::posix_fallocate(file, start as nix::libc::off_t, len)?)
         })?;
-        *allocated = end;
+        self.allocated.store(end, Ordering::Release);
         Ok(())
     }
 
@@ -273,8 +281,7 @@ impl Writer {
 impl MappedFile {
     /// Allocates in steps, so that the disk is asked once for many writes.
     fn allocate_ahead(&self, end: usize, step: usize) -> Result<()> {
-        let allocated = *self.allocated.lock().unwrap_or_else(PoisonError::into_inner);
-        if end <= allocated {
+        if end <= self.allocated.load(Ordering::Acquire) {
             return Ok(());
         }
         self.allocate(end.next_multiple_of(step.max(1))).or_else(|e| match e {

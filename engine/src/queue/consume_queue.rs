@@ -11,8 +11,10 @@ use crate::os::map::{MappedFile, Writer};
 use crate::segment::{Chain, Segment};
 
 const UNIT: u64 = UNIT_LEN as u64;
-/// Disk space is taken in steps: thousands of queues with a few messages each are cheap.
+/// Disk space is taken in steps that grow with the queue: thousands of queues with a few
+/// messages each are cheap, and a busy one seldom has to ask.
 const ALLOCATE_STEP: usize = 4096;
+const MAX_ALLOCATE_STEP: usize = 1 << 20;
 
 /// A queue's files and offsets. Offsets count units.
 #[derive(Debug)]
@@ -156,7 +158,8 @@ impl ConsumeQueue {
             *writer = Some(self.chain.push(base)?);
         }
         let Some(writer) = writer else { return Ok(()) };
-        writer.write(UNIT_LEN, ALLOCATE_STEP, |buf| buf.copy_from_slice(&unit.encode()))
+        let step = writer.position().next_power_of_two().clamp(ALLOCATE_STEP, MAX_ALLOCATE_STEP);
+        writer.write(UNIT_LEN, step, |buf| buf.copy_from_slice(&unit.encode()))
     }
 
     /// The unit at `offset`; `None` outside the queue and where a file is missing.

@@ -99,7 +99,13 @@ fn start(args: Args) -> Result<(), Error> {
     let began = Instant::now();
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log)
         .map_err(|e| format!("--log {:?}: {e}; try --log debug", args.log))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        // A log that cannot be written, on a full disk say, must not end a thread.
+        .log_internal_errors(false)
+        .init();
     let (conf, warnings) = configuration(&args)?;
     for warning in warnings {
         tracing::warn!("{warning}");

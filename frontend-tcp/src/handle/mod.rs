@@ -5,6 +5,7 @@ pub mod client;
 pub mod pull;
 pub mod query;
 pub mod relay;
+pub mod reply;
 pub mod runtime;
 pub mod send;
 pub mod stats;
@@ -76,6 +77,8 @@ static TABLE: &[(i32, Access, Handler)] = &[
     (request::UPDATE_CONSUMER_OFFSET, Anyone, query::update_consumer_offset),
     (request::SEND_MESSAGE, Anyone, send::send),
     (request::LITE_PULL_MESSAGE, Anyone, pull::pull),
+    (request::SEND_REPLY_MESSAGE, Anyone, reply::reply),
+    (request::SEND_REPLY_MESSAGE_V2, Anyone, reply::reply),
     (request::HEART_BEAT, Anyone, client::heartbeat),
     (request::CONSUMER_SEND_MSG_BACK, Anyone, send::send_back),
     (request::QUERY_CONSUMER_OFFSET, Anyone, query::query_consumer_offset),

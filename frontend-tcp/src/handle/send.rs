@@ -14,7 +14,8 @@ use crate::wire::command::Command;
 use crate::wire::fields::header;
 
 header! {
-    struct SendHeader<'a> {
+    pub(super) struct SendHeader<'a> {
+        group: &'a str = "a" | "producerGroup" else "",
         topic: &'a str = "b" | "topic",
         default_topic: &'a str = "c" | "defaultTopic" else "TBW102",
         default_queues: i32 = "d" | "defaultTopicQueueNums" else 4,
@@ -37,21 +38,7 @@ pub fn send(
     request: &Request<'_>,
 ) -> Result<Reply, Failure> {
     let h = SendHeader::of(&request.head.fields)?;
-    let sending = Sending {
-        topic: h.topic,
-        queue_id: h.queue_id,
-        default_topic: h.default_topic,
-        default_queues: h.default_queues,
-        unit_mode: h.unit_mode,
-        sys_flag: h.sys_flag,
-        flag: h.flag,
-        born_timestamp: h.born_timestamp,
-        born_host: conn.peer(),
-        reconsume_times: h.reconsume_times,
-        max_reconsume_times: h.max_reconsume_times,
-        properties: h.properties.unwrap_or_default(),
-        body: request.body,
-    };
+    let sending = sending(&h, conn, request.body);
     let broker = &service.broker;
     let sent = if h.batch || request.head.code == request::SEND_BATCH_MESSAGE {
         broker.send_batch(&sending)
@@ -82,7 +69,25 @@ pub fn send(
     Ok(Reply::Later)
 }
 
-fn sent_fields(service: &BrokerService, sent: &Sent) -> Command {
+pub(super) fn sending<'a>(h: &SendHeader<'a>, conn: &Conn, body: &'a [u8]) -> Sending<'a> {
+    Sending {
+        topic: h.topic,
+        queue_id: h.queue_id,
+        default_topic: h.default_topic,
+        default_queues: h.default_queues,
+        unit_mode: h.unit_mode,
+        sys_flag: h.sys_flag,
+        flag: h.flag,
+        born_timestamp: h.born_timestamp,
+        born_host: conn.peer(),
+        reconsume_times: h.reconsume_times,
+        max_reconsume_times: h.max_reconsume_times,
+        properties: h.properties.unwrap_or_default(),
+        body,
+    }
+}
+
+pub(super) fn sent_fields(service: &BrokerService, sent: &Sent) -> Command {
     let host = service.broker.store().log().store_host();
     let ids: Vec<String> =
         sent.physical_offsets.iter().map(|at| offset_msg_id(host, *at)).collect();
@@ -92,7 +97,7 @@ fn sent_fields(service: &BrokerService, sent: &Sent) -> Command {
         .field("queueOffset", sent.appended.queue_offset)
 }
 
-fn with_region(service: &BrokerService, command: Command) -> Command {
+pub(super) fn with_region(service: &BrokerService, command: Command) -> Command {
     command.field("MSG_REGION", service.region.clone()).field("TRACE_ON", true)
 }
 

@@ -3,7 +3,10 @@ import java.util.stream.Collectors;
 import org.apache.rocketmq.client.consumer.DefaultLitePullConsumer;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.client.consumer.MessageSelector;
+import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
+import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
+import org.apache.rocketmq.client.utils.MessageUtil;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.*;
 import org.apache.rocketmq.remoting.protocol.heartbeat.MessageModel;
@@ -31,6 +34,7 @@ final class Versioned {
         into.put("sql-random", Consuming::sqlRandom);
         into.put("lite-assign", Versioned::liteAssign);
         into.put("lite-subscribe", Versioned::liteSubscribe);
+        into.put("request-reply", Versioned::requestReply);
     }
 
     private static DefaultLitePullConsumer lite(Kit kit, String group) {
@@ -74,7 +78,7 @@ final class Versioned {
             Kit.equal(20, offsets.size(), "messages of " + queue);
             Kit.check(offsets.equals(offsets.stream().sorted().collect(Collectors.toList())), "order of %s: %s", queue, offsets);
         }
-        consumer.commit();
+        consumer.commit(consumer.assignment(), true);
         Kit.await(30, "committed offsets", () -> kit.admin().examineConsumeStats(group, topic).computeTotalDiff() == 0);
         for (MessageQueue queue : queues) {
             Kit.equal(20, consumer.committed(queue), "committed");
@@ -97,7 +101,7 @@ final class Versioned {
         consumer.subscribe(topic, MessageSelector.byTag("a || c"));
         consumer.start();
         Kit.sameSet(first, texts(poll(consumer, 40)), "polled");
-        consumer.commit();
+        consumer.commit(consumer.assignment(), true);
         Kit.await(30, "committed offsets", () -> kit.admin().examineConsumeStats(group, topic).getOffsetTable().values().stream()
             .filter(o -> o.getConsumerOffset() >= 10).count() == 4);
         consumer.shutdown();
@@ -106,5 +110,31 @@ final class Versioned {
         next.subscribe(topic, MessageSelector.byTag("a || c"));
         next.start();
         Kit.sameSet(second, texts(poll(next, 20)), "polled after a restart");
+    }
+
+    /** RPC over messages: each request gets the reply that was made for it, also when many wait. */
+    private static void requestReply(Kit kit) throws Exception {
+        String topic = kit.topic(2), group = kit.name("group");
+        DefaultMQProducer replying = kit.producer(), asking = kit.producer();
+        DefaultMQPushConsumer consumer = kit.configure(new DefaultMQPushConsumer(group));
+        kit.closing(consumer::shutdown);
+        consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
+        consumer.subscribe(topic, "*");
+        consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
+            for (MessageExt message : messages) {
+                try {
+                    byte[] body = ("re: " + Kit.text(message)).getBytes("UTF-8");
+                    replying.send(MessageUtil.createReplyMessage(message, body), 10_000);
+                } catch (Exception e) {
+                    return ConsumeConcurrentlyStatus.RECONSUME_LATER;
+                }
+            }
+            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        });
+        consumer.start();
+        for (int n = 0; n < 20; n++) {
+            Message reply = asking.request(Kit.message(topic, "t", "k" + n, "ask " + n), 20_000);
+            Kit.equal("re: ask " + n, new String(reply.getBody(), "UTF-8"), "reply");
+        }
     }
 }
