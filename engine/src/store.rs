@@ -41,10 +41,15 @@ pub struct Arrival<'a> {
     pub queue_id: i32,
     pub queue_offset: u64,
     pub tags_code: i64,
+    /// The property text.
+    pub properties: &'a [u8],
 }
 
 /// Is told of arrivals, on the thread that dispatches: it must be quick.
 pub type OnArrival = Box<dyn Fn(Arrival<'_>) + Send + Sync>;
+
+/// Looks at a record, and says whether it is wanted.
+pub type Look<'a> = dyn Fn(&Record<'_>) -> bool + 'a;
 
 /// How a read ended. The names are RocketMQ's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -416,6 +421,7 @@ impl MessageStore {
                         queue_id: record.queue_id(),
                         queue_offset: offset,
                         tags_code: unit.tags_code,
+                        properties: record.properties(),
                     });
                 }
                 Ok(())
@@ -441,6 +447,19 @@ impl MessageStore {
         offset: i64,
         limits: &ReadLimits,
         wanted: impl Fn(i64) -> bool,
+    ) -> Read {
+        self.read_filtered(topic, queue_id, offset, limits, wanted, None)
+    }
+
+    /// [`MessageStore::read`], where also `look` wants the records, if there is one.
+    pub fn read_filtered(
+        &self,
+        topic: &str,
+        queue_id: i32,
+        offset: i64,
+        limits: &ReadLimits,
+        wanted: impl Fn(i64) -> bool,
+        look: Option<&Look<'_>>,
     ) -> Read {
         let queue = self.queues.get(topic, queue_id);
         let (min, max) = queue.as_ref().map_or((0, 0), |q| (q.min_offset(), q.max_offset()));
@@ -488,8 +507,12 @@ impl MessageStore {
                     );
                 }
                 Some(slice) => {
-                    read.bytes += slice.len();
-                    read.records.push(slice);
+                    let is_wanted =
+                        |look: &Look<'_>| as_record(&slice).is_some_and(|record| look(&record));
+                    if look.is_none_or(is_wanted) {
+                        read.bytes += slice.len();
+                        read.records.push(slice);
+                    }
                 }
                 None => gone = true,
             }

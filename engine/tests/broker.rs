@@ -13,7 +13,7 @@ use mq_store::broker::topics::{TopicConfig, perm};
 use mq_store::broker::{Broker, BrokerConfig, Refusal};
 use mq_store::os::clock::{Clock, ManualClock};
 use mq_store::os::fs::Fs;
-use mq_store::store::{MessageStore, ReadLimits, as_record};
+use mq_store::store::{MessageStore, ReadLimits, ReadStatus, as_record};
 
 struct House {
     broker: Arc<Broker>,
@@ -85,7 +85,7 @@ fn a_delayed_message_comes_when_it_is_due_also_after_a_restart() {
     let House { broker, clock, .. } = open_with(dir.path(), BrokerConfig::default(), NOW + 20_000);
     assert_eq!(broker.deliver_step().unwrap(), Some(NOW + 7_200_000));
     assert_eq!(bodies(&broker, "T"), ["one", "five", "ten"], "each once");
-    let tagged = Filter::parse("t").unwrap();
+    let tagged = Filter::tags("t").unwrap();
     let read = broker.store().read("T", 0, 1, &ReadLimits::default(), |code| tagged.wants(code));
     let record = as_record(&read.records[0]).unwrap();
     assert_eq!((record.flag(), record.store_timestamp()), (7, clock.now_ms()));
@@ -229,4 +229,35 @@ fn offsets_beyond_what_a_crash_left_go_back_to_it() {
     let House { broker, notes, .. } = open(killed.path());
     assert_eq!((broker.offsets().get("G", "T", 0), notes.len()), (Some(1), 1), "{notes:?}");
     assert_eq!(broker.offsets().get("H", "T", 0), Some(1));
+}
+
+#[test]
+fn a_pull_gives_what_an_expression_wants() {
+    let dir = tempfile::tempdir().unwrap();
+    let House { broker, .. } = open(dir.path());
+    for n in 0..1000 {
+        let properties = format!("n\u{1}{n}\u{2}TAGS\u{1}t{}\u{2}", n % 2);
+        broker.send(&sending("T", &format!("m{n}"), &properties)).unwrap();
+    }
+    broker.send(&sending("T", "none", "")).unwrap();
+    let counters = broker.stats().group("G", "T");
+    let pull = |expression: &str, offset| {
+        let filter = Filter::parse("SQL92", expression).unwrap();
+        let read = broker.pull("T", 0, offset, &ReadLimits::default(), &filter, &counters);
+        let body = |slice| String::from_utf8(as_record(slice).unwrap().body().to_vec()).unwrap();
+        (read.status, read.next, read.records.iter().map(|slice| body(slice)).collect::<Vec<_>>())
+    };
+    let some = |bodies: &[&str]| bodies.iter().map(|b| b.to_string()).collect::<Vec<_>>();
+    let wanted = some(&["m3", "m5"]);
+    assert_eq!(pull("n BETWEEN 2 AND 6 AND TAGS = 't1'", 0), (ReadStatus::Found, 800, wanted));
+    assert_eq!(pull("n > 900", 0), (ReadStatus::NoMatchedMessage, 800, some(&[])));
+    let (status, next, bodies) = pull("n > 900", 800);
+    assert_eq!(
+        (status, next, bodies.len()),
+        (ReadStatus::Found, 933, 32),
+        "the limit is of matches"
+    );
+    assert_eq!(pull("n IS NULL", 801), (ReadStatus::Found, 1001, some(&["none"])));
+    assert_eq!(pull("n IS NULL", 1001).0, ReadStatus::OffsetOverflowOne);
+    broker.close().unwrap();
 }

@@ -73,7 +73,9 @@ impl Holds {
             return;
         }
         self.wake(arrival.topic, arrival.queue_id, |pull| {
-            pull.offset <= arrival.queue_offset as i64 && pull.filter.wants(arrival.tags_code)
+            pull.offset <= arrival.queue_offset as i64
+                && pull.filter.wants(arrival.tags_code)
+                && pull.filter.wants_properties(arrival.properties)
         });
     }
 

@@ -153,6 +153,7 @@ fn tuning(conf: &BrokerConf) -> Tuning {
             bytes: conf.max_transfer_bytes_on_message_in_memory,
             ..ReadLimits::default()
         },
+        property_filter: conf.enable_property_filter,
     }
 }
 

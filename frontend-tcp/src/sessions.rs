@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mq_store::broker::filter::{Filter, FilterError};
+use mq_store::broker::filter::{Filter, FilterError, is_tag_type};
 use serde::{Deserialize, Serialize};
 
 use crate::conn::Conn;
@@ -36,7 +36,7 @@ fn text_or_null<'de, D: serde::Deserializer<'de>>(d: D) -> Result<String, D::Err
 
 impl SubscriptionData {
     pub fn is_tag(&self) -> bool {
-        matches!(&*self.expression_type, "" | "TAG")
+        is_tag_type(&self.expression_type)
     }
 }
 
@@ -147,7 +147,7 @@ impl Sessions {
                 Some(_) => {}
                 None => changed = true,
             }
-            let filter = Filter::parse(&new.sub_string).map(Arc::new);
+            let filter = Filter::parse(&new.expression_type, &new.sub_string).map(Arc::new);
             let subscription = Subscription { data: new.clone(), filter };
             group.subscriptions.insert(new.topic.clone(), Arc::new(subscription));
         }

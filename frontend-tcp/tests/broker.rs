@@ -199,3 +199,127 @@ async fn what_is_wrong_is_answered_or_closed_and_the_broker_serves_on() {
     assert_eq!(sent.code, 0);
     running.stop().await.unwrap();
 }
+
+fn sql_pull(expression: &str, offset: i64, wait_ms: i64) -> Command {
+    let mut command = pull_command("T", offset, wait_ms);
+    command.fields.retain(|(name, _)| name != "subscription");
+    command.field("subscription", expression.to_owned()).field("expressionType", "SQL92")
+}
+
+#[tokio::test]
+async fn expressions_over_properties_are_checked_and_served_if_that_is_enabled() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = start(dir.path()).await;
+    let mut client = connect(&running).await;
+    for n in 0..5 {
+        call(&mut client, send_command("T", &format!("m{n}"), &format!("n\u{1}{n}\u{2}"))).await;
+    }
+    let check = |expression: &str, expression_type: &str| {
+        Command::new(request::CHECK_CLIENT_CONFIG).body(format!(
+            r#"{{"clientId":"c","group":"G","subscriptionData":{{"topic":"T",
+            "expressionType":"{expression_type}","subString":"{expression}"}}}}"#
+        ))
+    };
+    let known = "The broker does not support consumer to filter message by SQL92";
+    for refused in [check("n > 2", "SQL92"), sql_pull("n > 2", 0, 0), sql_pull("n >", 0, 0)] {
+        let refused = call(&mut client, refused).await;
+        assert_eq!(refused.code, response::SYSTEM_ERROR);
+        assert!(refused.remark.unwrap().starts_with(known));
+    }
+    assert_eq!(call(&mut client, check("*", "TAG")).await.code, 0);
+
+    running.service.tuning.write().unwrap().property_filter = true;
+    assert_eq!(call(&mut client, check("n > 2", "SQL92")).await.code, 0);
+    for bad in [check("n > 2 and", "SQL92"), sql_pull("n > 2 and", 0, 0)] {
+        let bad = call(&mut client, bad).await;
+        assert_eq!(bad.code, response::SUBSCRIPTION_PARSE_FAILED);
+        assert!(
+            bad.remark.unwrap().contains("at character 10: found the end, expected a property")
+        );
+    }
+    assert_eq!(
+        call(&mut client, check("n", "XPATH")).await.code,
+        response::SUBSCRIPTION_PARSE_FAILED
+    );
+    let pulled = call(&mut client, sql_pull("n BETWEEN 1 AND 3 AND n <> 2", 0, 0)).await;
+    assert_eq!((pulled.code, bodies(&pulled)), (0, vec!["m1".into(), "m3".into()]));
+    assert_eq!(pulled.fields["nextBeginOffset"], "5");
+    let none = call(&mut client, sql_pull("n > 9", 0, 15_000)).await;
+    assert_eq!((none.code, none.remark.as_deref()), (20, Some("NO_MATCHED_MESSAGE")));
+    assert_eq!(none.fields["nextBeginOffset"], "5");
+    running.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pull_by_expression_waits_for_a_message_that_matches() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = start(dir.path()).await;
+    running.service.tuning.write().unwrap().property_filter = true;
+    let (mut sender, mut puller) = (connect(&running).await, connect(&running).await);
+    call(&mut sender, send_command("T", "first", "")).await;
+    let waiting =
+        tokio::spawn(async move { call(&mut puller, sql_pull("n >= 7", 1, 15_000)).await });
+    let service = running.service.clone();
+    while service.holds.count() == 0 {
+        tokio::task::yield_now().await;
+    }
+    for properties in ["", "n\u{1}6\u{2}", "n\u{1}no number\u{2}"] {
+        call(&mut sender, send_command("T", "other", properties)).await;
+        assert_eq!(service.holds.count(), 1, "{properties:?} does not wake it");
+    }
+    call(&mut sender, send_command("T", "wanted", "n\u{1}7\u{2}")).await;
+    let pulled = waiting.await.unwrap();
+    assert_eq!((pulled.code, bodies(&pulled)), (0, vec!["wanted".into()]));
+    assert_eq!(pulled.fields["nextBeginOffset"], "5");
+
+    // When its time is over it has passed by what came and did not match.
+    let mut puller = connect(&running).await;
+    let waiting = tokio::spawn(async move { call(&mut puller, sql_pull("n > 9", 5, 500)).await });
+    while service.holds.count() == 0 {
+        tokio::task::yield_now().await;
+    }
+    call(&mut sender, send_command("T", "other", "n\u{1}8\u{2}")).await;
+    let late = waiting.await.unwrap();
+    assert_eq!((late.code, &*late.fields["nextBeginOffset"]), (20, "6"));
+    running.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn expressions_of_heartbeats_are_compiled_and_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = start(dir.path()).await;
+    let mut client = connect(&running).await;
+    call(&mut client, send_command("T", "a", "n\u{1}1\u{2}")).await;
+    call(&mut client, send_command("T", "b", "n\u{1}2\u{2}")).await;
+    let heartbeat = |expression: &str, version: i64| {
+        Command::new(request::HEART_BEAT).body(format!(
+            r#"{{"clientID":"c","consumerDataSet":[{{"groupName":"G","subscriptionDataSet":[{{
+            "topic":"T","expressionType":"SQL92","subString":"{expression}","subVersion":{version}}}]}}]}}"#
+        ))
+    };
+    let pull = |version: i64| {
+        let mut command = pull_command("T", 0, 0);
+        command.fields.retain(|(name, _)| name != "subVersion" && name != "sysFlag");
+        command.field("sysFlag", 0).field("subVersion", version)
+    };
+    call(&mut client, heartbeat("n = 2", 5)).await;
+    let off = call(&mut client, pull(5)).await;
+    assert_eq!(off.code, response::SYSTEM_ERROR, "enablePropertyFilter=false");
+    running.service.tuning.write().unwrap().property_filter = true;
+    assert_eq!(bodies(&call(&mut client, pull(5)).await), ["b"]);
+    assert_eq!(call(&mut client, pull(6)).await.code, response::SUBSCRIPTION_NOT_LATEST);
+    call(&mut client, heartbeat("n = ", 6)).await;
+    let bad = call(&mut client, pull(6)).await;
+    assert_eq!(bad.code, response::FILTER_DATA_NOT_EXIST);
+    assert!(bad.remark.unwrap().contains("at character 5"));
+    call(&mut client, heartbeat("n = 1", 7)).await;
+    assert_eq!(bodies(&call(&mut client, pull(7)).await), ["a"]);
+    drop(client);
+    let filters = running.service.broker.filters();
+    while !filters.get("T", "G").unwrap().dead {
+        tokio::task::yield_now().await;
+    }
+    running.stop().await.unwrap();
+    let text = std::fs::read_to_string(dir.path().join("config/consumerFilter.json")).unwrap();
+    assert!(text.contains("\"expression\": \"n = 1\"") && text.contains("\"dead\": true"));
+}

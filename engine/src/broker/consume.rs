@@ -8,7 +8,8 @@ use super::groups::GroupConfig;
 use super::stats::GroupCounters;
 use super::topics::perm;
 use super::{Broker, Refusal, names};
-use crate::store::{Read, ReadLimits};
+use crate::codec::record::Record;
+use crate::store::{Look, Read, ReadLimits};
 
 /// Share of the memory that the newest messages are believed to be in.
 const IN_MEMORY: f64 = 0.4;
@@ -62,7 +63,10 @@ impl Broker {
         counters: &GroupCounters,
     ) -> Read {
         let start = Instant::now();
-        let read = self.store.read(topic, queue_id, offset, limits, |code| filter.wants(code));
+        let by_tag = |code| filter.wants(code);
+        let by_properties = |record: &Record<'_>| filter.wants_properties(record.properties());
+        let look = matches!(filter, Filter::Sql(_)).then_some(&by_properties as &Look);
+        let read = self.store.read_filtered(topic, queue_id, offset, limits, by_tag, look);
         let (messages, bytes) = (read.records.len() as u64, read.bytes as u64);
         self.stats.get(counters, messages, bytes, start.elapsed());
         read

@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::recover::SCHEDULE_TOPIC;
 use crate::store::{MessageStore, OnArrival};
 use delay::Delay;
+use filter::data::Filters;
 use groups::{GroupConfig, Groups};
 use locks::QueueLocks;
 use offsets::Offsets;
@@ -123,6 +124,7 @@ pub struct Broker {
     topics: Topics,
     groups: Groups,
     offsets: Offsets,
+    filters: Filters,
     locks: QueueLocks,
     delay: Delay,
     transactions: Transactions,
@@ -155,6 +157,7 @@ impl Broker {
             topics: Topics::open(&fs, &root, &mut notes),
             groups: Groups::open(&fs, &root, &mut notes),
             offsets: Offsets::open(&fs, &root, &mut notes),
+            filters: Filters::open(&fs, &root, store.clock().now_ms(), &mut notes),
             delay: Delay::open(&fs, &root, &mut notes),
             transactions: Transactions::default(),
             locks: QueueLocks::default(),
@@ -207,6 +210,10 @@ impl Broker {
     }
     pub fn offsets(&self) -> &Offsets {
         &self.offsets
+    }
+    /// SQL92 subscriptions.
+    pub fn filters(&self) -> &Filters {
+        &self.filters
     }
     pub fn locks(&self) -> &QueueLocks {
         &self.locks
@@ -295,6 +302,7 @@ impl Broker {
         let now = self.now_ms();
         self.topics.save()?;
         self.groups.save()?;
+        self.filters.save(now)?;
         self.locks.expire_step(now);
         self.stats.step(now);
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);

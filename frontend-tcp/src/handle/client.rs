@@ -2,17 +2,52 @@
 
 use std::sync::Arc;
 
+use mq_store::broker::filter::data::Subscribed;
+use mq_store::broker::filter::{Filter, is_tag_type};
 use mq_store::broker::locks::MessageQueue;
 use serde::{Deserialize, Serialize};
 
 use super::{BrokerService, Failure};
 use crate::conn::{Conn, Reply, Request};
-use crate::sessions::{Heartbeat, Member, SubscriptionData};
+use crate::sessions::{ConsumerData, Heartbeat, Member, SubscriptionData};
 use crate::wire::codes::{request, response};
 use crate::wire::command::Command;
 use crate::wire::fields::header;
 
 impl BrokerService {
+    /// Whether expressions of this type are served now.
+    pub(super) fn check_expression_type(&self, expression_type: &str) -> Result<(), Failure> {
+        if is_tag_type(expression_type) || self.tuning().property_filter {
+            return Ok(());
+        }
+        // The beginning is what a Java broker says.
+        let text = format!(
+            "The broker does not support consumer to filter message by {expression_type} (enablePropertyFilter=false)"
+        );
+        Err(Failure::Code(response::SYSTEM_ERROR, text))
+    }
+
+    /// A member left a consumer group.
+    pub(super) fn left(&self, group: &str, others: &[Arc<Conn>]) {
+        if others.is_empty() {
+            self.broker.filters().unregister(group, self.broker.now_ms());
+        }
+        self.tell_group_changed(group, others);
+    }
+
+    /// Keeps what a group subscribes to by expressions.
+    fn register_filters(&self, data: &ConsumerData) {
+        let subscribed = data.subscription_data_set.iter().map(|s| Subscribed {
+            topic: &s.topic,
+            expression_type: &s.expression_type,
+            expression: &s.sub_string,
+            version: s.sub_version,
+        });
+        let is_sound = |s: &Subscribed<'_>| Filter::parse(s.expression_type, s.expression).is_ok();
+        let filters = self.broker.filters();
+        filters.register(&data.group_name, subscribed, is_sound, self.broker.now_ms());
+    }
+
     /// Tells members that others came or went, so that they share the queues anew.
     pub(super) fn tell_group_changed(&self, group: &str, members: &[Arc<Conn>]) {
         let wants = self
@@ -51,7 +86,9 @@ pub fn heartbeat(
             continue;
         }
         let _ = service.broker.retry_topic(&data.group_name);
-        if service.sessions.consumer(data, member()) {
+        let changed = service.sessions.consumer(data, member());
+        service.register_filters(data);
+        if changed {
             let members = service.sessions.conns(&data.group_name);
             service.tell_group_changed(&data.group_name, &members);
         }
@@ -78,7 +115,7 @@ pub fn unregister(
     let h = UnregisterHeader::of(&request.head.fields)?;
     let left = service.sessions.leave(conn.id(), h.producer_group, h.consumer_group);
     if let Some(group) = h.consumer_group {
-        service.tell_group_changed(group, &left);
+        service.left(group, &left);
     }
     Ok(Command::ok().into())
 }
@@ -160,14 +197,18 @@ struct CheckBody {
 
 /// Whether the broker can filter as a subscription wants.
 pub fn check_client_config(
-    _: &BrokerService,
+    service: &BrokerService,
     _: &Arc<Conn>,
     request: &Request<'_>,
 ) -> Result<Reply, Failure> {
     let b: CheckBody = serde_json::from_slice(request.body)?;
-    if b.subscription_data.is_tag() {
+    let s = &b.subscription_data;
+    if s.is_tag() {
         return Ok(Command::ok().into());
     }
-    let text = "The broker does not support consumer to filter message by SQL92";
-    Err(Failure::Code(response::SYSTEM_ERROR, text.into()))
+    service.check_expression_type(&s.expression_type)?;
+    match Filter::parse(&s.expression_type, &s.sub_string) {
+        Ok(_) => Ok(Command::ok().into()),
+        Err(e) => Err(Failure::Code(response::SUBSCRIPTION_PARSE_FAILED, e.to_string())),
+    }
 }

@@ -33,11 +33,13 @@ pub struct Tuning {
     /// Pulls wait for messages (`longPollingEnable`), or only for so many ms.
     pub long_polling: Result<(), i64>,
     pub pull_limits: ReadLimits,
+    /// Expressions over properties are served (`enablePropertyFilter`).
+    pub property_filter: bool,
 }
 
 impl Default for Tuning {
     fn default() -> Tuning {
-        Tuning { long_polling: Ok(()), pull_limits: ReadLimits::default() }
+        Tuning { long_polling: Ok(()), pull_limits: ReadLimits::default(), property_filter: false }
     }
 }
 
@@ -209,7 +211,7 @@ impl Service for BrokerService {
 
     fn closed(&self, conn: &Arc<Conn>) {
         for (group, left) in self.sessions.closed(conn.id()) {
-            self.tell_group_changed(&group, &left);
+            self.left(&group, &left);
         }
     }
 }

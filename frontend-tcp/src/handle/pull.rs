@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mq_store::broker::Broker;
-use mq_store::broker::filter::Filter;
+use mq_store::broker::filter::{Filter, FilterError};
 use mq_store::store::{Read, ReadLimits, ReadStatus};
 
 use super::{BrokerService, Failure};
@@ -91,18 +91,15 @@ pub fn pull(
 }
 
 fn subscription(service: &BrokerService, h: &PullHeader<'_>) -> Result<Arc<Filter>, Failure> {
-    let unparsable = || {
-        let text = "parse the consumer's subscription failed".to_string();
+    let unparsable = |e: &FilterError| {
+        let text = format!("parse the consumer's subscription failed: {e}");
         Failure::Code(response::SUBSCRIPTION_PARSE_FAILED, text)
     };
-    let no_sql = || {
-        let text = "The broker does not support consumer to filter message by SQL92".to_string();
-        Failure::Code(response::SYSTEM_ERROR, text)
-    };
     if h.sys_flag & HAS_SUBSCRIPTION != 0 {
-        return match h.expression_type {
-            "" | "TAG" => Ok(Arc::new(Filter::parse(h.subscription).map_err(|_| unparsable())?)),
-            _ => Err(no_sql()),
+        service.check_expression_type(h.expression_type)?;
+        return match Filter::parse(h.expression_type, h.subscription) {
+            Ok(filter) => Ok(Arc::new(filter)),
+            Err(e) => Err(unparsable(&e)),
         };
     }
     let not = |code, text: &str| Failure::Code(code, text.to_string());
@@ -126,10 +123,16 @@ fn subscription(service: &BrokerService, h: &PullHeader<'_>) -> Result<Arc<Filte
             "the consumer's subscription not latest",
         ));
     }
-    if !subscription.data.is_tag() {
-        return Err(no_sql());
-    }
-    subscription.filter.clone().map_err(|_| unparsable())
+    let filter = subscription.filter.clone().map_err(|e| match subscription.data.is_tag() {
+        true => unparsable(&e),
+        false => {
+            let text =
+                "The broker's consumer filter data is not exist!Your expression may be wrong!";
+            Failure::Code(response::FILTER_DATA_NOT_EXIST, format!("{text} {e}"))
+        }
+    })?;
+    service.check_expression_type(&subscription.data.expression_type)?;
+    Ok(filter)
 }
 
 /// Reads once more for a pull that waited.

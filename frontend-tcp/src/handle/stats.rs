@@ -405,7 +405,7 @@ pub fn queue_units(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Body {
-        filter_data: &'static str,
+        filter_data: String,
         max_queue_index: u64,
         min_queue_index: u64,
         queue_data: Vec<QueueUnit>,
@@ -438,8 +438,9 @@ pub fn queue_units(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>
         });
         queue_data.len() < count
     });
+    let filter_data = service.broker.filters().get(h.topic, h.group);
     let body = Body {
-        filter_data: "null",
+        filter_data: serde_json::to_string_pretty(&filter_data)?,
         max_queue_index: queue.max_offset(),
         min_queue_index: queue.min_offset(),
         queue_data,

@@ -31,6 +31,7 @@ final class Versioned {
     }
 
     static void scenarios(Map<String, Kit.Scenario> into) {
+        into.put("sql-random", Consuming::sqlRandom);
         into.put("lite-assign", Versioned::liteAssign);
         into.put("lite-subscribe", Versioned::liteSubscribe);
         into.put("request-reply", Versioned::requestReply);
