@@ -17,12 +17,12 @@ use crate::error::{Error, Result};
 /// Holds the lock until it is dropped.
 #[derive(Debug)]
 pub struct StoreLock {
-    _file: File,
+    file: File,
 }
 
-fn first_byte() -> libc::flock {
+fn first_byte(kind: libc::c_int) -> libc::flock {
     libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
+        l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: 0,
         l_len: 1,
@@ -41,7 +41,7 @@ impl StoreLock {
             .truncate(false)
             .open(&path)
             .map_err(Error::io("open", &path))?;
-        match fcntl(&file, FcntlArg::F_OFD_SETLK(&first_byte())) {
+        match fcntl(&file, FcntlArg::F_OFD_SETLK(&first_byte(libc::F_WRLCK))) {
             Ok(_) => {}
             Err(Errno::EAGAIN | Errno::EACCES) => {
                 return Err(Error::Locked { path: root.to_owned(), holder: holder(root, &file) });
@@ -49,22 +49,30 @@ impl StoreLock {
             Err(e) => return Err(Error::io("lock", &path)(e.into())),
         }
         file.write_all_at(b"lock", 0).map_err(Error::io("write", &path))?;
-        Ok(StoreLock { _file: file })
+        Ok(StoreLock { file })
     }
 
     /// Whether a process, which is named, has the store in `root` open for writing.
     pub fn held_by(root: &Path) -> Option<String> {
         let file = File::open(root.join("lock")).ok()?;
-        let mut lock = first_byte();
+        let mut lock = first_byte(libc::F_WRLCK);
         fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock)).ok()?;
         (libc::c_int::from(lock.l_type) != libc::F_UNLCK).then(|| holder(root, &file))
+    }
+}
+
+impl Drop for StoreLock {
+    /// Closing the file would do, but for a child process that was being started just then: until
+    /// it executes its program it has the file too.
+    fn drop(&mut self) {
+        let _ = fcntl(&self.file, FcntlArg::F_OFD_SETLK(&first_byte(libc::F_UNLCK)));
     }
 }
 
 /// The kernel names the process of a POSIX lock (Java's). Ours write their number into `abort`,
 /// as RocketMQ 5 does.
 fn holder(root: &Path, file: &File) -> String {
-    let mut lock = first_byte();
+    let mut lock = first_byte(libc::F_WRLCK);
     let pid = match fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)) {
         Ok(_) if lock.l_pid > 0 => Some(lock.l_pid),
         _ => std::fs::read_to_string(root.join("abort")).ok().and_then(|t| t.trim().parse().ok()),
