@@ -403,7 +403,7 @@ fn check_log(
     });
     failed?;
     check.finish()?;
-    let seen = || check.seen.values().flat_map(HashMap::values);
+    let seen = || check.seen.values().flat_map(BTreeMap::values);
     report.units_written = seen().map(|s| s.written).sum();
     report.queues_mended = seen().filter(|s| s.written > 0).count() as u64;
     report.queues_mended += check.cut_what_the_log_lacks(first.base, end.at)?;
@@ -434,7 +434,7 @@ struct QueueCheck<'a> {
     segments: &'a [Segment],
     queues: &'a QueueTable,
     deleted: DeletedTopics,
-    seen: HashMap<Box<str>, HashMap<i32, Seen>>,
+    seen: HashMap<Box<str>, BTreeMap<i32, Seen>>,
     /// Bytes of the log so far that are no records any more.
     lost_bytes: u64,
     damage: Vec<Damage>,
@@ -473,12 +473,12 @@ impl QueueCheck<'_> {
             return Ok(());
         }
         if !self.seen.contains_key(topic) {
-            self.seen.insert(topic.into(), HashMap::new());
+            self.seen.insert(topic.into(), BTreeMap::new());
         }
         let Some(of_topic) = self.seen.get_mut(topic) else { return Ok(()) };
         let seen = match of_topic.entry(id) {
-            std::collections::hash_map::Entry::Occupied(seen) => seen.into_mut(),
-            std::collections::hash_map::Entry::Vacant(place) => {
+            std::collections::btree_map::Entry::Occupied(seen) => seen.into_mut(),
+            std::collections::btree_map::Entry::Vacant(place) => {
                 // A record whose topic is no folder's name is damaged; there is no queue for it.
                 let Ok(queue) = self.queues.get_or_create(topic, id) else { return Ok(()) };
                 place.insert(Seen { queue, next: 0, written: 0, doubtful: None })
@@ -524,7 +524,9 @@ impl QueueCheck<'_> {
 
     /// Decides about the last units of queues that skip offsets.
     fn finish(&mut self) -> Result<()> {
-        for (topic, queues) in &mut self.seen {
+        let mut topics: Vec<_> = self.seen.iter_mut().collect();
+        topics.sort_unstable_by_key(|(topic, _)| *topic);
+        for (topic, queues) in topics {
             for seen in queues.values_mut() {
                 let Some((offset, unit)) = seen.doubtful.take() else { continue };
                 let lost = self.lost_bytes / MIN_LEN as u64 + SKIPPED_AT_END;

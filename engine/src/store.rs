@@ -182,9 +182,7 @@ impl MessageStore {
         let parts = recover::recover(&fs, &config, now, progress)?;
         let mut report = parts.report;
         let abort = root.join("abort");
-        std::fs::write(&abort, std::process::id().to_string())
-            .map_err(Error::io("write", &abort))?;
-        fs.sync_dir(&root)?;
+        fs.replace(&abort, std::process::id().to_string().as_bytes(), None)?;
 
         let log = CommitLog::new(parts.log, config.store_host, parts.last_time);
         let trusted = if report.clean { i64::MAX } else { parts.checkpoint.index_time };

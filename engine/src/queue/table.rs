@@ -94,9 +94,12 @@ impl QueueTable {
         queue
     }
 
-    /// Every queue, in no order.
+    /// Every queue, by topic and id: a run that is repeated makes the same calls.
     pub fn all(&self) -> Vec<Arc<ConsumeQueue>> {
-        self.read().values().flat_map(|of_topic| of_topic.values().cloned()).collect()
+        let queues = self.read();
+        let mut topics: Vec<_> = queues.iter().collect();
+        topics.sort_unstable_by_key(|(topic, _)| *topic);
+        topics.into_iter().flat_map(|(_, of_topic)| of_topic.values().cloned()).collect()
     }
 
     /// The queues of a topic by id.
@@ -117,10 +120,10 @@ impl QueueTable {
                 self.fs.remove(segment.file.path())?;
             }
             // Folders that are not empty hold something that is not ours.
-            let _ = std::fs::remove_dir(queue.chain().dir());
+            let _ = self.fs.remove_dir(queue.chain().dir());
         }
         if is_folder_name(topic) {
-            let _ = std::fs::remove_dir(self.dir.join(topic));
+            let _ = self.fs.remove_dir(&self.dir.join(topic));
         }
         Ok(())
     }
@@ -141,5 +144,6 @@ pub(crate) fn folders(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
             found.push((name.to_owned(), path));
         }
     }
+    found.sort();
     Ok(found)
 }
