@@ -127,6 +127,8 @@ pub struct MessageStore {
     retention: RwLock<Retention>,
     checkpoint: Mutex<Checkpoint>,
     deleted: Mutex<DeletedTopics>,
+    /// No deletion of a topic counts behind this position.
+    deleted_to: AtomicU64,
     /// When the parts of upkeep are due, ms.
     due: Mutex<Due>,
     flushed_at: AtomicI64,
@@ -224,6 +226,7 @@ impl MessageStore {
             retain: Retain::default(),
             retention: RwLock::new(config.retention.clone()),
             checkpoint: Mutex::new(checkpoint),
+            deleted_to: AtomicU64::new(deleted.values().copied().max().unwrap_or(0)),
             deleted: Mutex::new(deleted),
             was_closed: report.clean,
             queues_doubtful: AtomicBool::new(false),
@@ -402,6 +405,9 @@ impl MessageStore {
                 let Some((offset, unit)) = unit_of(record, &self.config.delay_levels_ms) else {
                     return Ok(());
                 };
+                if self.is_deleted(record.topic(), unit.offset) {
+                    return Ok(());
+                }
                 let queue = self.queues.get_or_create(record.topic(), record.queue_id())?;
                 queue.put(offset, &unit)?;
                 if let Some(on_arrival) = self.on_arrival.get() {
@@ -418,6 +424,14 @@ impl MessageStore {
         if let Err(e) = result {
             // The record is safe in the log; dispatch comes back to it.
             tracing::error!("messages cannot be shown to consumers yet: {e}");
+        }
+    }
+
+    /// Whether the record's topic was deleted before consumers could see it.
+    fn is_deleted(&self, topic: &str, position: u64) -> bool {
+        position < self.deleted_to.load(Ordering::Acquire) && {
+            let deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
+            deleted.get(topic).is_some_and(|at| position < *at)
         }
     }
 
@@ -737,8 +751,10 @@ impl MessageStore {
         let (root, log_min) = (&self.config.root, self.log.min_offset());
         let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
         deleted.retain(|_, at| *at > log_min);
-        deleted.insert(topic.to_owned(), self.log.end());
+        let end = self.log.end();
+        deleted.insert(topic.to_owned(), end);
         recover::write_deleted(&self.fs, root, &deleted)?;
+        self.deleted_to.fetch_max(end, Ordering::AcqRel);
         self.queues.remove_topic(topic)
     }
 
