@@ -43,6 +43,8 @@ struct Sent {
     end: u64,
     /// It must be there, whatever happens.
     promised: bool,
+    /// It must be there, unless the power is cut.
+    cached: bool,
     /// Came back without all that was stored, when nothing was promised yet.
     torn: bool,
 }
@@ -184,7 +186,8 @@ impl World {
         let sync = self.sync;
         for (n, sent) in &mut self.sent {
             let shown = told.shown.remove(&sent.place) && self.places.get(&sent.place) == Some(n);
-            sent.promised |= killed || (!sync && sent.end <= flushed) || shown;
+            sent.cached = killed;
+            sent.promised |= (!sync && sent.end <= flushed) || shown;
         }
         for n in told.durable {
             if let Some(sent) = self.sent.get_mut(&n) {
@@ -197,6 +200,7 @@ impl World {
     fn after_the_cut(&mut self) {
         let dir = self.disk.cut();
         self.end(false);
+        self.sent.values_mut().for_each(|sent| sent.cached = false);
         self.disk = Arc::new(Disk::over(dir.path(), self.rng.next(), self.trace));
         self.dir = dir;
     }
@@ -209,6 +213,7 @@ impl World {
         let queue = self.rng.below(QUEUES as u64) as i32;
         if broker.topics().get(topic).is_none() {
             self.made.remove(topic);
+            self.deleted.remove(topic);
             let made = broker.update_topic(TopicConfig::new(topic, QUEUES));
             if self.disk.is_dead() {
                 return;
@@ -234,8 +239,7 @@ impl World {
             })
             .collect();
         let host = broker.store().log().store_host();
-        let lens =
-            messages.iter().map(|m| mq_store::codec::record::encoded_len(m, &host) as u64);
+        let lens = messages.iter().map(|m| mq_store::codec::record::encoded_len(m, &host) as u64);
         let appended = match broker.store().append_all(&messages) {
             Ok(appended) => appended,
             Err(e) => return self.say(|| format!("  refused: {e}")),
@@ -246,13 +250,13 @@ impl World {
             let n = first + n as u64;
             self.say(|| format!("  {n} is {place:?} at {at}, {len} bytes"));
             let end = appended.end;
-            self.sent.insert(n, Sent { place, at, end, promised: false, torn: false });
+            self.sent
+                .insert(n, Sent { place, at, end, promised: false, cached: false, torn: false });
             let before = self.places.insert(place, n);
             assert!(before.is_none(), "{place:?} was {before:?}'s, and is {n}'s now");
             at += len;
         }
         assert_eq!(at, appended.end);
-        self.deleted.remove(topic);
         if self.sync && !self.disk.is_dead() {
             let (told, disk, numbers) = (self.told.clone(), self.disk.clone(), first..self.next);
             broker.store().when_durable(
@@ -297,6 +301,16 @@ impl World {
         }
     }
 
+    fn drop_old(&mut self, broker: &Broker, step: impl FnOnce(&MessageStore)) {
+        let log = broker.store().log();
+        let last = log.chain().last().map_or(0, |segment| segment.base);
+        self.dropped_to = self.dropped_to.max(last);
+        step(broker.store());
+        if !self.disk.is_dead() {
+            self.dropped_to = log.min_offset();
+        }
+    }
+
     fn forget(&mut self, topic: &'static str) {
         self.places.retain(|place, _| place.0 != topic);
         self.sent.retain(|_, sent| sent.place.0 != topic);
@@ -320,18 +334,10 @@ impl World {
             }
             55..67 => drop(store.flush()),
             67..70 => drop(store.flush_step()),
-            70..78 => drop(store.upkeep_step()),
+            70..78 => self.drop_old(&broker, |store| drop(store.upkeep_step())),
             78..84 => drop(store.index_step()),
             84..87 => drop(store.write_checkpoint()),
-            87..90 => {
-                let segments = store.log().chain().all();
-                self.dropped_to =
-                    self.dropped_to.max(segments.last().map_or(0, |segment| segment.base));
-                drop(store.delete_expired());
-                if !self.disk.is_dead() && self.disk.failed().is_none() {
-                    self.dropped_to = store.log().min_offset();
-                }
-            }
+            87..90 => self.drop_old(&broker, |store| drop(store.delete_expired())),
             90..95 => self.consume(),
             95..98 => drop(broker.save_step()),
             _ if self.half_deleted.is_none() => self.delete(),
@@ -363,7 +369,8 @@ impl World {
         }
         for topic in &self.deleted {
             assert!(broker.topics().get(topic).is_none(), "{topic} is there again");
-            assert_eq!(store.queues().of_topic(topic).len(), 0, "{topic} is there again");
+            let there = (0..QUEUES).any(|queue| store.max_offset(topic, queue) > 0);
+            assert!(!there, "{topic} has messages again");
         }
         for topic in TOPICS {
             for queue in 0..QUEUES {
@@ -380,7 +387,11 @@ impl World {
                         continue;
                     };
                     let n = *self.places.get(&place).unwrap_or_else(|| {
-                        panic!("{place:?} was never appended: {record:?}")
+                        panic!(
+                            "{place:?}, {:?} at {}, was never appended",
+                            number(record.body()),
+                            record.physical_offset()
+                        )
                     });
                     let sent = self.sent.get_mut(&n).unwrap();
                     assert_eq!(record.physical_offset() as u64, sent.at, "{n}");
@@ -397,7 +408,8 @@ impl World {
             }
         }
         for (n, sent) in self.sent.iter().filter(|(_, sent)| sent.at >= self.dropped_to) {
-            assert!(!sent.promised || found.contains(n), "{n}, {sent:?}, is lost");
+            let expected = sent.promised || sent.cached;
+            assert!(!expected || found.contains(n), "{n}, {sent:?}, is lost");
             if !found.contains(n) || sent.torn {
                 continue;
             }
@@ -413,6 +425,7 @@ impl World {
                 assert_eq!(numbers, [Some(*n)], "by the key {key} of {sent:?}");
             }
         }
+        self.dropped_to = store.log().min_offset();
         self.sent.retain(|n, _| found.contains(n));
         self.places.retain(|_, n| found.contains(n));
         self.sent.values_mut().for_each(|sent| sent.promised = true);
@@ -470,6 +483,7 @@ impl World {
                 if !self.disk.is_dead() {
                     closed.unwrap();
                     self.end(true);
+                    self.sent.values_mut().for_each(|sent| sent.promised = true);
                     if self.rng.one_in(2) {
                         self.after_the_cut();
                     }

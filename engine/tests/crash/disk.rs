@@ -202,9 +202,16 @@ impl Names {
 pub enum Plan {
     Nothing,
     /// The power is cut before the call, or after it.
-    Cut { at: u64, after: bool },
+    Cut {
+        at: u64,
+        after: bool,
+    },
     /// The call fails, and perhaps all that follow.
-    Fail { at: u64, kind: io::ErrorKind, and_on: bool },
+    Fail {
+        at: u64,
+        kind: io::ErrorKind,
+        and_on: bool,
+    },
 }
 
 struct State {
@@ -414,9 +421,7 @@ impl Watch for Disk {
                 state.take_image(&self.root);
                 Err(io::Error::other("no power"))
             }
-            Plan::Fail { at, kind, and_on }
-                if at == state.calls || and_on && at < state.calls =>
-            {
+            Plan::Fail { at, kind, and_on } if at == state.calls || and_on && at < state.calls => {
                 state.failed.get_or_insert_with(|| format!("call {at}, {call:?} {name}"));
                 if let (Call::Sync(range), Some(node)) = (call, state.live.get(path).copied()) {
                     state.nodes[node].sync_failed(range);
