@@ -731,6 +731,8 @@ impl MessageStore {
                 "{deleted} log files deleted; the log begins at {}",
                 self.log.min_offset()
             );
+            // Before queues, index and deleted topics forget them: they must not come back.
+            self.fs.sync_dir(&log_dir)?;
             self.follow_log()?;
         }
         Ok(())
