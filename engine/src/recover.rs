@@ -546,7 +546,10 @@ impl QueueCheck<'_> {
         let mut mended = 0;
         for queue in self.queues.all() {
             let seen = self.seen.get(&**queue.topic()).and_then(|q| q.get(&queue.id()));
+            let deleted = self.deleted.get(&**queue.topic());
             let cut_at = match seen {
+                // Its files came back, or were not gone yet.
+                None if deleted.is_some_and(|at| is_older(queue.last_unit(), *at)) => 0,
                 _ if queue.topic().starts_with(LIGHT_PREFIX) => {
                     queue.partition(|unit| unit.offset >= log_end)
                 }
@@ -560,6 +563,10 @@ impl QueueCheck<'_> {
         }
         Ok(mended)
     }
+}
+
+fn is_older(last: Option<Unit>, at: u64) -> bool {
+    last.is_none_or(|unit| unit.offset < at)
 }
 
 /// Whether the queue is right though it says otherwise: a topic that was deleted and made

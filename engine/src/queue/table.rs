@@ -119,6 +119,9 @@ impl QueueTable {
             for segment in queue.chain().all() {
                 self.fs.remove(segment.file.path())?;
             }
+            if queue.chain().dir().exists() {
+                self.fs.sync_dir(queue.chain().dir())?;
+            }
             // Folders that are not empty hold something that is not ours.
             let _ = self.fs.remove_dir(queue.chain().dir());
         }
