@@ -114,8 +114,7 @@ impl QueueTable {
 
     /// Forgets a topic's queues and removes their files. Its records stay in the log.
     pub fn remove_topic(&self, topic: &str) -> Result<()> {
-        let removed = self.queues.write().unwrap_or_else(PoisonError::into_inner).remove(topic);
-        for queue in removed.into_iter().flatten().map(|(_, queue)| queue) {
+        for queue in self.of_topic(topic) {
             for segment in queue.chain().all() {
                 self.fs.remove(segment.file.path())?;
             }
@@ -125,6 +124,8 @@ impl QueueTable {
             // Folders that are not empty hold something that is not ours.
             let _ = self.fs.remove_dir(queue.chain().dir());
         }
+        // Not before: where a file could not be removed, the next attempt must find it.
+        self.queues.write().unwrap_or_else(PoisonError::into_inner).remove(topic);
         if is_folder_name(topic) {
             let _ = self.fs.remove_dir(&self.dir.join(topic));
         }
