@@ -356,9 +356,8 @@ fn check_log(
     report: &mut RecoveryReport,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<End> {
-    let Some(first) = segments.first() else {
-        return Ok(End { at: 0, why: Why::Zeros, last_time: 0 });
-    };
+    // A log that was lost whole has no unit in any queue.
+    let log_min = segments.first().map_or(0, |s| s.base);
     let log_limit = segments.last().map_or(0, Segment::limit);
     let deleted = read_deleted(&config.root);
     let mut check = QueueCheck {
@@ -371,8 +370,8 @@ fn check_log(
         damage: Vec::new(),
     };
     let mut failed = Ok(());
-    let mut shown = first.base;
-    let end = scan::walk(segments, first.base, checks, |step| {
+    let mut shown = log_min;
+    let end = scan::walk(segments, log_min, checks, |step| {
         let record = match step {
             Step::Record(r) => r,
             Step::BadBody(r) => {
@@ -406,7 +405,7 @@ fn check_log(
     let seen = || check.seen.values().flat_map(BTreeMap::values);
     report.units_written = seen().map(|s| s.written).sum();
     report.queues_mended = seen().filter(|s| s.written > 0).count() as u64;
-    report.queues_mended += check.cut_what_the_log_lacks(first.base, end.at)?;
+    report.queues_mended += check.cut_what_the_log_lacks(log_min, end.at)?;
     report.damage.append(&mut check.damage);
     Ok(end)
 }
