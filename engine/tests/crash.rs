@@ -402,8 +402,12 @@ impl World {
                     let record = read.records.first().and_then(|slice| as_record(slice));
                     let Some(record) = record.filter(|r| r.queue_offset() == offset as i64) else {
                         // What was lost there was not promised, as is seen below.
+                        let unit = store.queues().get(topic, queue).and_then(|q| q.get(offset));
+                        let lost = unit.is_none_or(|unit| unit.is_filler());
+                        assert!(lost || read.records.len() == 0, "{place:?} is {unit:?}");
                         continue;
                     };
+                    assert_eq!((record.topic(), record.queue_id()), (topic, queue));
                     let n = *self.places.get(&place).unwrap_or_else(|| {
                         panic!(
                             "{place:?}, {:?} at {}, was never appended",
