@@ -263,7 +263,11 @@ impl Index {
             }
         }
         let file = Arc::new(IndexFile::create(&self.fs, &self.dir.join(name), self.shape)?);
-        self.fs.sync_dir(&self.dir)?;
+        if let Err(e) = self.fs.sync_dir(&self.dir) {
+            // Without a key it would count as the last file at the next start.
+            self.fs.remove(file.path())?;
+            return Err(e);
+        }
         files.push(file.clone());
         Ok(file)
     }

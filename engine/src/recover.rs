@@ -359,9 +359,8 @@ fn check_log(
     report: &mut RecoveryReport,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<End> {
-    let Some(first) = segments.first() else {
-        return Ok(End { at: 0, why: Why::Zeros, last_time: 0 });
-    };
+    // A log that was lost whole has no unit in any queue.
+    let log_min = segments.first().map_or(0, |s| s.base);
     let log_limit = segments.last().map_or(0, Segment::limit);
     let deleted = read_deleted(&config.root);
     let mut check = QueueCheck {
@@ -374,8 +373,8 @@ fn check_log(
         damage: Vec::new(),
     };
     let mut failed = Ok(());
-    let mut shown = first.base;
-    let end = scan::walk(segments, first.base, checks, |step| {
+    let mut shown = log_min;
+    let end = scan::walk(segments, log_min, checks, |step| {
         let record = match step {
             Step::Record(r) => r,
             Step::BadBody(r) => {
@@ -406,10 +405,10 @@ fn check_log(
     });
     failed?;
     check.finish()?;
-    let seen = || check.seen.values().flat_map(HashMap::values);
+    let seen = || check.seen.values().flat_map(BTreeMap::values);
     report.units_written = seen().map(|s| s.written).sum();
     report.queues_mended = seen().filter(|s| s.written > 0).count() as u64;
-    report.queues_mended += check.cut_what_the_log_lacks(first.base, end.at)?;
+    report.queues_mended += check.cut_what_the_log_lacks(log_min, end.at)?;
     report.damage.append(&mut check.damage);
     Ok(end)
 }
@@ -437,7 +436,7 @@ struct QueueCheck<'a> {
     segments: &'a [Segment],
     queues: &'a QueueTable,
     deleted: DeletedTopics,
-    seen: HashMap<Box<str>, HashMap<i32, Seen>>,
+    seen: HashMap<Box<str>, BTreeMap<i32, Seen>>,
     /// Bytes of the log so far that are no records any more.
     lost_bytes: u64,
     damage: Vec<Damage>,
@@ -476,12 +475,12 @@ impl QueueCheck<'_> {
             return Ok(());
         }
         if !self.seen.contains_key(topic) {
-            self.seen.insert(topic.into(), HashMap::new());
+            self.seen.insert(topic.into(), BTreeMap::new());
         }
         let Some(of_topic) = self.seen.get_mut(topic) else { return Ok(()) };
         let seen = match of_topic.entry(id) {
-            std::collections::hash_map::Entry::Occupied(seen) => seen.into_mut(),
-            std::collections::hash_map::Entry::Vacant(place) => {
+            std::collections::btree_map::Entry::Occupied(seen) => seen.into_mut(),
+            std::collections::btree_map::Entry::Vacant(place) => {
                 // A record whose topic is no folder's name is damaged; there is no queue for it.
                 let Ok(queue) = self.queues.get_or_create(topic, id) else { return Ok(()) };
                 place.insert(Seen { queue, next: 0, written: 0, doubtful: None })
@@ -527,7 +526,9 @@ impl QueueCheck<'_> {
 
     /// Decides about the last units of queues that skip offsets.
     fn finish(&mut self) -> Result<()> {
-        for (topic, queues) in &mut self.seen {
+        let mut topics: Vec<_> = self.seen.iter_mut().collect();
+        topics.sort_unstable_by_key(|(topic, _)| *topic);
+        for (topic, queues) in topics {
             for seen in queues.values_mut() {
                 let Some((offset, unit)) = seen.doubtful.take() else { continue };
                 let lost = self.lost_bytes / MIN_LEN as u64 + SKIPPED_AT_END;
@@ -547,7 +548,10 @@ impl QueueCheck<'_> {
         let mut mended = 0;
         for queue in self.queues.all() {
             let seen = self.seen.get(&**queue.topic()).and_then(|q| q.get(&queue.id()));
+            let deleted = self.deleted.get(&**queue.topic());
             let cut_at = match seen {
+                // Its files came back, or were not gone yet.
+                None if deleted.is_some_and(|at| is_older(queue.last_unit(), *at)) => 0,
                 _ if queue.topic().starts_with(LIGHT_PREFIX) => {
                     queue.partition(|unit| unit.offset >= log_end)
                 }
@@ -561,6 +565,10 @@ impl QueueCheck<'_> {
         }
         Ok(mended)
     }
+}
+
+fn is_older(last: Option<Unit>, at: u64) -> bool {
+    last.is_none_or(|unit| unit.offset < at)
 }
 
 /// Whether the queue is right though it says otherwise: a topic that was deleted and made

@@ -104,6 +104,10 @@ impl Chain {
     fn make(&self, base: u64) -> Result<Segment> {
         self.fs.create_dir(&self.dir)?;
         let path = self.dir.join(file_name(base));
+        if path.exists() {
+            // Nothing is in it: its folder could not be synced when it was made.
+            self.fs.remove(&path)?;
+        }
         let file = Arc::new(MappedFile::create(&self.fs, &path, self.file_len)?);
         // The name must survive a power cut, or what is synced into the file would be lost.
         self.fs.sync_dir(&self.dir)?;

@@ -133,6 +133,8 @@ pub struct MessageStore {
     retention: RwLock<Retention>,
     checkpoint: Mutex<Checkpoint>,
     deleted: Mutex<DeletedTopics>,
+    /// No deletion of a topic counts behind this position.
+    deleted_to: AtomicU64,
     /// When the parts of upkeep are due, ms.
     due: Mutex<Due>,
     flushed_at: AtomicI64,
@@ -190,9 +192,7 @@ impl MessageStore {
         let parts = recover::recover(&fs, &config, now, progress)?;
         let mut report = parts.report;
         let abort = root.join("abort");
-        std::fs::write(&abort, std::process::id().to_string())
-            .map_err(Error::io("write", &abort))?;
-        fs.sync_dir(&root)?;
+        fs.replace(&abort, std::process::id().to_string().as_bytes(), None)?;
 
         let log = CommitLog::new(parts.log, config.store_host, parts.last_time);
         let trusted = if report.clean { i64::MAX } else { parts.checkpoint.index_time };
@@ -234,6 +234,7 @@ impl MessageStore {
             retain: Retain::default(),
             retention: RwLock::new(config.retention.clone()),
             checkpoint: Mutex::new(checkpoint),
+            deleted_to: AtomicU64::new(deleted.values().copied().max().unwrap_or(0)),
             deleted: Mutex::new(deleted),
             was_closed: report.clean,
             queues_doubtful: AtomicBool::new(false),
@@ -413,6 +414,9 @@ impl MessageStore {
                 let Some((offset, unit)) = unit_of(record, &self.config.delay_levels_ms) else {
                     return Ok(());
                 };
+                if self.is_deleted(record.topic(), unit.offset) {
+                    return Ok(());
+                }
                 let queue = self.queues.get_or_create(record.topic(), record.queue_id())?;
                 queue.put(offset, &unit)?;
                 if let Some(on_arrival) = self.on_arrival.get() {
@@ -436,6 +440,14 @@ impl MessageStore {
                 self.told_at.store(now, Ordering::Relaxed);
                 tracing::error!("messages cannot be shown to consumers yet: {e}");
             }
+        }
+    }
+
+    /// Whether the record's topic was deleted before consumers could see it.
+    fn is_deleted(&self, topic: &str, position: u64) -> bool {
+        position < self.deleted_to.load(Ordering::Acquire) && {
+            let deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
+            deleted.get(topic).is_some_and(|at| position < *at)
         }
     }
 
@@ -749,6 +761,8 @@ impl MessageStore {
                 "{deleted} log files deleted; the log begins at {}",
                 self.log.min_offset()
             );
+            // Before queues, index and deleted topics forget them: they must not come back.
+            self.fs.sync_dir(&log_dir)?;
             self.follow_log()?;
         }
         Ok(())
@@ -775,8 +789,10 @@ impl MessageStore {
         let (root, log_min) = (&self.config.root, self.log.min_offset());
         let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
         deleted.retain(|_, at| *at > log_min);
-        deleted.insert(topic.to_owned(), self.log.end());
+        let end = self.log.end();
+        deleted.insert(topic.to_owned(), end);
         recover::write_deleted(&self.fs, root, &deleted)?;
+        self.deleted_to.fetch_max(end, Ordering::AcqRel);
         self.queues.remove_topic(topic)
     }
 

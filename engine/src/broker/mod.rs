@@ -281,6 +281,7 @@ impl Broker {
         if self.store.was_closed() {
             return;
         }
+        let known = notes.len();
         for (key, queues) in self.offsets.all().offset_table {
             let Some((topic, group)) = key.split_once('@') else { continue };
             for (queue_id, offset) in queues {
@@ -292,6 +293,12 @@ impl Broker {
                     self.offsets.commit(group, topic, queue_id, max);
                 }
             }
+        }
+        // Before the queues grow: after another crash the old offsets might look right.
+        if notes.len() > known
+            && let Err(e) = self.offsets.save()
+        {
+            notes.push(e.to_string());
         }
     }
 

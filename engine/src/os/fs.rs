@@ -33,6 +33,8 @@ pub enum Call {
     Remove,
     /// A new folder.
     CreateDir,
+    /// The folder, which is empty, is no more.
+    RemoveDir,
 }
 
 /// Is told of each [`Call`] before it is done, and may refuse it, and again after it.
@@ -115,6 +117,11 @@ impl Fs {
             other => other,
         })?;
         self.sync_dir(parent)
+    }
+
+    /// Removes an empty folder.
+    pub fn remove_dir(&self, path: &Path) -> Result<()> {
+        self.call("remove the folder", Call::RemoveDir, path, || fs::remove_dir(path))
     }
 
     /// Forces a folder's entries to the disk.

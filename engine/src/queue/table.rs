@@ -94,9 +94,12 @@ impl QueueTable {
         queue
     }
 
-    /// Every queue, in no order.
+    /// Every queue, by topic and id: a run that is repeated makes the same calls.
     pub fn all(&self) -> Vec<Arc<ConsumeQueue>> {
-        self.read().values().flat_map(|of_topic| of_topic.values().cloned()).collect()
+        let queues = self.read();
+        let mut topics: Vec<_> = queues.iter().collect();
+        topics.sort_unstable_by_key(|(topic, _)| *topic);
+        topics.into_iter().flat_map(|(_, of_topic)| of_topic.values().cloned()).collect()
     }
 
     /// The queues of a topic by id.
@@ -111,16 +114,20 @@ impl QueueTable {
 
     /// Forgets a topic's queues and removes their files. Its records stay in the log.
     pub fn remove_topic(&self, topic: &str) -> Result<()> {
-        let removed = self.queues.write().unwrap_or_else(PoisonError::into_inner).remove(topic);
-        for queue in removed.into_iter().flatten().map(|(_, queue)| queue) {
+        for queue in self.of_topic(topic) {
             for segment in queue.chain().all() {
                 self.fs.remove(segment.file.path())?;
             }
+            if queue.chain().dir().exists() {
+                self.fs.sync_dir(queue.chain().dir())?;
+            }
             // Folders that are not empty hold something that is not ours.
-            let _ = std::fs::remove_dir(queue.chain().dir());
+            let _ = self.fs.remove_dir(queue.chain().dir());
         }
+        // Not before: where a file could not be removed, the next attempt must find it.
+        self.queues.write().unwrap_or_else(PoisonError::into_inner).remove(topic);
         if is_folder_name(topic) {
-            let _ = std::fs::remove_dir(self.dir.join(topic));
+            let _ = self.fs.remove_dir(&self.dir.join(topic));
         }
         Ok(())
     }
@@ -141,5 +148,6 @@ pub(crate) fn folders(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
             found.push((name.to_owned(), path));
         }
     }
+    found.sort();
     Ok(found)
 }
