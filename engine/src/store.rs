@@ -762,7 +762,7 @@ impl MessageStore {
                 self.log.min_offset()
             );
             // Before queues, index and deleted topics forget them: they must not come back.
-            self.fs.sync_dir(&log_dir)?;
+            self.fs.sync_dir(&recover::log_dir(&self.config))?;
             self.follow_log()?;
         }
         Ok(())
