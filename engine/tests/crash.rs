@@ -378,7 +378,7 @@ impl World {
         let mut found = BTreeSet::new();
         if let Some(topic) = self.half_deleted.take() {
             // All is there, or nothing.
-            if (0..QUEUES).all(|queue| store.max_offset(topic, queue) == 0) {
+            if broker.topics().get(topic).is_none() {
                 self.forget(topic);
             }
         }
