@@ -5,6 +5,7 @@
 //! records.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::codec::ids::{index_hash, tag_index_hash};
@@ -162,6 +163,8 @@ pub struct Index {
     shape: Shape,
     /// Oldest first.
     files: RwLock<Vec<Arc<IndexFile>>>,
+    /// A sync failed: a later one that works does not tell that the file is on the disk.
+    doubtful: AtomicBool,
 }
 
 /// What a query finds.
@@ -205,7 +208,8 @@ impl Index {
                 }
             }
         }
-        Ok(Index { fs: fs.clone(), dir: dir.to_owned(), shape, files: RwLock::new(files) })
+        let (fs, dir) = (fs.clone(), dir.to_owned());
+        Ok(Index { fs, dir, shape, files: RwLock::new(files), doubtful: AtomicBool::new(false) })
     }
 
     /// The files, oldest first.
@@ -241,8 +245,10 @@ impl Index {
                 Some(file) if !file.is_full() => file,
                 full => {
                     if let Some(full) = full {
-                        full.table.sync()?;
-                        on_full(full.header().end_time);
+                        self.sync(&full)?;
+                        if !self.is_doubtful() {
+                            on_full(full.header().end_time);
+                        }
                     }
                     self.add_file(now_ms)?
                 }
@@ -326,7 +332,16 @@ impl Index {
 
     /// Forces the file in use to the disk.
     pub fn flush(&self) -> Result<()> {
-        self.files().last().map_or(Ok(()), |file| file.table.sync())
+        self.files().last().map_or(Ok(()), |file| self.sync(file))
+    }
+
+    fn sync(&self, file: &IndexFile) -> Result<()> {
+        file.table.sync().inspect_err(|_| self.doubtful.store(true, Ordering::Relaxed))
+    }
+
+    /// Whether the next start must not trust what was written since the last one.
+    pub fn is_doubtful(&self) -> bool {
+        self.doubtful.load(Ordering::Relaxed)
     }
 }
 

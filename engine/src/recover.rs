@@ -452,9 +452,34 @@ struct Seen {
 }
 
 impl Seen {
-    fn write(&mut self, fs: &Fs, queues: &QueueTable, offset: u64, unit: Unit) -> Result<()> {
-        if offset < self.queue.max_offset() {
-            self.queue = queues.replace(self.queue.cut(fs, offset)?);
+    /// The first unit in front of `offset` at whose place the log has no record any more.
+    fn stale(&self, segments: &[Segment], offset: u64) -> Option<u64> {
+        let log_min = segments.first().map_or(0, |s| s.base);
+        if offset <= self.next {
+            return None;
+        }
+        let from = self.next.max(self.queue.partition(|unit| unit.offset >= log_min));
+        let mut stale = None;
+        self.queue.for_each(from, |n, unit| {
+            if n < offset && !is_record(segments, unit.offset) {
+                stale = Some(n);
+            }
+            n < offset && stale.is_none()
+        });
+        stale
+    }
+
+    fn write(
+        &mut self,
+        fs: &Fs,
+        queues: &QueueTable,
+        segments: &[Segment],
+        offset: u64,
+        unit: Unit,
+    ) -> Result<()> {
+        let cut_at = self.stale(segments, offset).unwrap_or(offset);
+        if cut_at < self.queue.max_offset() {
+            self.queue = queues.replace(self.queue.cut(fs, cut_at)?);
         }
         self.queue.put(offset, &unit)?;
         self.written += 1;
@@ -494,7 +519,7 @@ impl QueueCheck<'_> {
         }
         if let Some((doubtful, earlier)) = seen.doubtful.take() {
             if restarted || doubtful >= seen.next && doubtful < offset {
-                seen.write(self.fs, self.queues, doubtful, earlier)?;
+                seen.write(self.fs, self.queues, self.segments, doubtful, earlier)?;
             } else {
                 self.damage.push(wrong_offset(doubtful, &earlier, topic));
             }
@@ -507,8 +532,11 @@ impl QueueCheck<'_> {
             (u.offset, u.size) == (unit.offset, unit.size)
                 && (free || u.tags_code == unit.tags_code)
         });
-        if agrees {
+        if agrees && seen.stale(self.segments, offset).is_none() {
             seen.next = offset + 1;
+        } else if agrees {
+            // Fillers stand for what was lost: nobody shall read there.
+            seen.write(self.fs, self.queues, self.segments, offset, unit)?;
         } else if offset > unit.offset / MIN_LEN as u64 {
             // There is no room for so many messages before this one.
             self.damage.push(wrong_offset(offset, &unit, topic));
@@ -519,7 +547,7 @@ impl QueueCheck<'_> {
             // offset is wrong, which nothing covers. The next one will tell.
             seen.doubtful = Some((offset, unit));
         } else {
-            seen.write(self.fs, self.queues, offset, unit)?;
+            seen.write(self.fs, self.queues, self.segments, offset, unit)?;
         }
         Ok(())
     }
@@ -534,7 +562,7 @@ impl QueueCheck<'_> {
                 let lost = self.lost_bytes / MIN_LEN as u64 + SKIPPED_AT_END;
                 let skipped = offset.checked_sub(seen.next);
                 if seen.next == 0 || skipped.is_some_and(|skipped| skipped <= lost) {
-                    seen.write(self.fs, self.queues, offset, unit)?;
+                    seen.write(self.fs, self.queues, self.segments, offset, unit)?;
                 } else {
                     self.damage.push(wrong_offset(offset, &unit, topic));
                 }
@@ -565,6 +593,12 @@ impl QueueCheck<'_> {
         }
         Ok(mended)
     }
+}
+
+fn is_record(segments: &[Segment], at: u64) -> bool {
+    let segment = segments.iter().find(|s| s.base <= at && at < s.limit());
+    matches!(segment.map(|s| decode(s.tail(at))), Some(Ok(Entry::Record(r)))
+        if r.check_place(at).is_ok())
 }
 
 fn is_older(last: Option<Unit>, at: u64) -> bool {

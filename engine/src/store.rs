@@ -883,9 +883,10 @@ impl MessageStore {
         self.dispatch();
         while self.index_step()? {}
         self.write_checkpoint()?;
-        self.index.read().unwrap_or_else(PoisonError::into_inner).flush()?;
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        index.flush()?;
         self.log.chain().drop_spare()?;
-        let sound = !self.queues_doubtful.load(Ordering::Relaxed);
+        let sound = !self.queues_doubtful.load(Ordering::Relaxed) && !index.is_doubtful();
         if sound && self.dispatch_behind() == 0 && self.log.poison().is_none() {
             let (root, end) = (&self.config.root, self.log.end());
             recover::write_summary(&self.fs, root, end, self.last_record(), &self.queues)?;
