@@ -91,7 +91,7 @@ final class Load {
             }
             Kit.equal(count, acked.get(), "acknowledged");
             consumed(100);
-            Kit.eventually(20, "empty lag", () -> {
+            Kit.eventually(60, "empty lag", () -> {
                 StringBuilder lag = new StringBuilder();
                 kit.admin().examineConsumeStats(group, topic).getOffsetTable().forEach((q, o) -> {
                     if (o.getBrokerOffset() != o.getConsumerOffset()) {
@@ -104,7 +104,9 @@ final class Load {
             a.shutdown();
             c.shutdown();
             int again = total.get() - count;
-            Kit.check(again <= count / 4, "%d of %d delivered again: more than two rebalances and a restart explain", again, count);
+            // After a restart the member whose heartbeat comes first has all queues until the other's comes, and
+            // both consume the other's half of what waits; a rebalance brings what was not yet committed.
+            Kit.check(again <= count / 2, "%d of %d delivered again: more than two rebalances and a restart explain", again, count);
 
             // Nobody is there to commit again: what a second restart brings back is what the broker kept.
             Map<MessageQueue, Long> end = committed();
