@@ -1,0 +1,324 @@
+//! The face of the lower floors: a store that is opened, appended to, read and closed.
+
+mod read;
+mod upkeep;
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::thread::JoinHandle;
+
+use crate::codec::checkpoint::Checkpoint;
+use crate::codec::properties;
+use crate::codec::record::{Message, Record};
+use crate::config::{Retention, StoreConfig};
+use crate::dispatch::Dispatcher;
+use crate::error::{Error, Limit, Result};
+use crate::index::Index;
+use crate::log::commit_log::{Appended, CommitLog, Prepared};
+use crate::log::flush::{FlushPolicy, FlushQueue, OnDurable};
+use crate::os::clock::{Clock, SystemClock};
+use crate::os::fs::Fs;
+use crate::os::lock::StoreLock;
+use crate::queue::consume_queue::ConsumeQueue;
+use crate::queue::table::{QueueTable, is_folder_name};
+use crate::recover::{self, DeletedTopics, RecoveryReport};
+use crate::retain::Retain;
+
+pub use read::{Arrival, Look, OnArrival, QueryResult, Read, ReadLimits, ReadStatus};
+
+/// A message store. All methods take `&self` and may be called from any thread.
+pub struct MessageStore {
+    config: StoreConfig,
+    fs: Fs,
+    clock: Arc<dyn Clock>,
+    log: CommitLog,
+    queues: QueueTable,
+    index: RwLock<Index>,
+    /// The log is indexed up to here.
+    indexed: AtomicU64,
+    dispatcher: Dispatcher,
+    on_arrival: OnceLock<OnArrival>,
+    flush_queue: FlushQueue,
+    retain: Retain,
+    retention: RwLock<Retention>,
+    checkpoint: Mutex<Checkpoint>,
+    deleted: Mutex<DeletedTopics>,
+    /// No deletion of a topic counts behind this position.
+    deleted_to: AtomicU64,
+    /// When the parts of upkeep are due, ms.
+    due: Mutex<Due>,
+    flushed_at: AtomicI64,
+    /// When it was last told that dispatch does not get on, ms.
+    told_at: AtomicI64,
+    /// The append position at which the upkeep thread is woken.
+    wake_upkeep_at: AtomicU64,
+    threads: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
+    stopping: Arc<AtomicBool>,
+    closed: AtomicBool,
+    damaged_reads: AtomicU64,
+    was_closed: bool,
+    /// A sync of a queue failed: the next start has to compare them with the log.
+    queues_doubtful: AtomicBool,
+    _lock: StoreLock,
+}
+
+#[derive(Debug, Default)]
+struct Due {
+    flush_queues: i64,
+    checkpoint: i64,
+    retain: i64,
+    watch: i64,
+}
+
+impl std::fmt::Debug for MessageStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "MessageStore({}, log to {})", self.config.root.display(), self.log.end())
+    }
+}
+
+impl MessageStore {
+    /// Opens the store in `config.root`, or makes one. Nothing runs in the background until
+    /// [`MessageStore::run_background`] is called.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] if it is in use, [`Error::Io`] and [`Error::DiskFull`]. Damage is no
+    /// error: what is intact is served, and the report says what is not.
+    pub fn open(config: StoreConfig) -> Result<(MessageStore, RecoveryReport)> {
+        Self::open_with(config, Fs::default(), Arc::new(SystemClock), &mut |_, _| {})
+    }
+
+    /// [`MessageStore::open`] with another file system or clock, and with `progress`
+    /// being told position and end while the log is walked.
+    pub fn open_with(
+        config: StoreConfig,
+        fs: Fs,
+        clock: Arc<dyn Clock>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(MessageStore, RecoveryReport)> {
+        let root = config.root.clone();
+        fs.create_dir(&root)?;
+        let lock = StoreLock::take(&root)?;
+        let now = clock.now_ms();
+        let parts = recover::recover(&fs, &config, now, progress)?;
+        let mut report = parts.report;
+        let abort = root.join("abort");
+        fs.replace(&abort, std::process::id().to_string().as_bytes(), None)?;
+
+        let log = CommitLog::new(parts.log, config.store_host, parts.last_time);
+        let trusted = if report.clean { i64::MAX } else { parts.checkpoint.index_time };
+        let mut discarded = 0;
+        let dir = root.join("index");
+        let index = Index::open(&fs, &dir, config.index_shape, trusted, log.end(), |path| {
+            discarded += 1;
+            fs.remove(path)
+        })?;
+        if discarded > 0 {
+            report.notes.push(format!("{discarded} index files are made again from the log"));
+        }
+        // The record there was the last one with keys. What went on in the next file may be gone
+        // with that: then the record comes again.
+        let indexed = match index.end_offset() {
+            None => 0,
+            Some((at, true)) => at,
+            Some((at, false)) => at + log.record_at(at).map_or(0, |r| r.len() as u64),
+        };
+        let indexed = indexed.max(log.min_offset());
+        let mut checkpoint = parts.checkpoint;
+        if discarded > 0 {
+            // Its time was that of files which are gone; those made anew are not on the disk yet.
+            checkpoint.index_time = index.files().last().map_or(0, |f| f.header().end_time);
+        }
+        let mut deleted = recover::read_deleted(&root);
+        if deleted.values().any(|at| *at > log.end()) {
+            // The log was cut: what comes now must not be taken for what was deleted.
+            deleted.values_mut().for_each(|at| *at = log.end().min(*at));
+            recover::write_deleted(&fs, &root, &deleted)?;
+        }
+        let store = MessageStore {
+            dispatcher: Dispatcher::new(log.end()),
+            wake_upkeep_at: AtomicU64::new(log.end()),
+            indexed: AtomicU64::new(indexed),
+            index: RwLock::new(index),
+            on_arrival: OnceLock::new(),
+            flush_queue: FlushQueue::default(),
+            retain: Retain::default(),
+            retention: RwLock::new(config.retention.clone()),
+            checkpoint: Mutex::new(checkpoint),
+            deleted_to: AtomicU64::new(deleted.values().copied().max().unwrap_or(0)),
+            deleted: Mutex::new(deleted),
+            was_closed: report.clean,
+            queues_doubtful: AtomicBool::new(false),
+            due: Mutex::new(Due { checkpoint: now + upkeep::CHECKPOINT_MS, ..Due::default() }),
+            flushed_at: AtomicI64::new(now),
+            told_at: AtomicI64::new(i64::MIN / 2),
+            threads: Mutex::new(Vec::new()),
+            stopping: Arc::new(AtomicBool::new(false)),
+            closed: AtomicBool::new(false),
+            damaged_reads: AtomicU64::new(0),
+            queues: parts.queues,
+            config,
+            fs,
+            clock,
+            log,
+            _lock: lock,
+        };
+        Ok((store, report))
+    }
+
+    pub fn config(&self) -> &StoreConfig {
+        &self.config
+    }
+    pub fn log(&self) -> &CommitLog {
+        &self.log
+    }
+    pub fn queues(&self) -> &QueueTable {
+        &self.queues
+    }
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+    pub fn fs(&self) -> &Fs {
+        &self.fs
+    }
+    /// Bytes of the log that are written and not yet in the queues.
+    pub fn dispatch_behind(&self) -> u64 {
+        self.log.end().saturating_sub(self.dispatcher.position())
+    }
+    /// How often a read came by a damaged message and passed it by.
+    pub fn damaged_reads(&self) -> u64 {
+        self.damaged_reads.load(Ordering::Relaxed)
+    }
+    /// Whether the last user of the store closed it.
+    pub fn was_closed(&self) -> bool {
+        self.was_closed
+    }
+    /// When old files go.
+    pub fn retention(&self) -> Retention {
+        self.retention.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+    /// Lets old files go by other rules from now on.
+    pub fn set_retention(&self, retention: Retention) {
+        *self.retention.write().unwrap_or_else(PoisonError::into_inner) = retention;
+    }
+    /// Whether messages are refused since the disk is too full.
+    pub fn refuses_writes(&self) -> bool {
+        self.retain.refuses_writes()
+    }
+
+    /// Has `on_arrival` told of every message from now on. Only the first call counts.
+    pub fn on_arrival(&self, on_arrival: OnArrival) {
+        let _ = self.on_arrival.set(on_arrival);
+    }
+
+    // ---- writing ----
+
+    /// Appends a message to its queue. Consumers may see it when this returns (under sync
+    /// flush: when it is durable, see [`MessageStore::when_durable`]).
+    ///
+    /// # Errors
+    /// [`Limit`]s; [`Error::DiskFull`] and [`Error::AboveWatermark`], which end when there is
+    /// space; [`Error::Poisoned`], which does not.
+    pub fn append(&self, message: &Message<'_>) -> Result<Appended> {
+        self.append_all(std::slice::from_ref(message))
+    }
+
+    /// Appends messages of one topic and queue next to each other, all or none.
+    pub fn append_all(&self, messages: &[Message<'_>]) -> Result<Appended> {
+        let Some(first) = messages.first() else { return Err(Limit::Batch.into()) };
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(Error::Closed);
+        }
+        if self.retain.refuses_writes() {
+            let used = self.disk_used().unwrap_or(1.0) * 100.0;
+            let limit = self.retention().refuse_writes * 100.0;
+            return Err(Error::AboveWatermark { used, limit });
+        }
+        let host = self.log.store_host();
+        let queue = self.queue_of(first)?;
+        let appended = match messages {
+            [message] => {
+                self.check(message)?;
+                let prepared = [Prepared::new(*message, &host)];
+                self.log.append(&prepared, queue.next(), &*self.clock)?
+            }
+            _ => {
+                let mut prepared = Vec::with_capacity(messages.len());
+                for message in messages {
+                    self.check(message)?;
+                    if (message.topic, message.queue_id) != (first.topic, first.queue_id) {
+                        return Err(Limit::Batch.into());
+                    }
+                    prepared.push(Prepared::new(*message, &host));
+                }
+                self.log.append(&prepared, queue.next(), &*self.clock)?
+            }
+        };
+        match self.config.flush {
+            FlushPolicy::Async { .. } => self.dispatch(),
+            FlushPolicy::Sync => {}
+        }
+        if appended.end >= self.wake_upkeep_at.load(Ordering::Relaxed) {
+            self.wake("upkeep");
+        }
+        Ok(appended)
+    }
+
+    fn queue_of(&self, message: &Message<'_>) -> Result<Arc<ConsumeQueue>> {
+        if message.topic.is_empty() || !is_folder_name(message.topic) {
+            let limit = Limit::Topic { len: message.topic.len(), max: 255 };
+            return Err(if message.topic.is_empty() { Limit::NoTopic } else { limit }.into());
+        }
+        if message.queue_id < 0 {
+            return Err(Limit::Queue(message.queue_id).into());
+        }
+        self.queues.get_or_create(message.topic, message.queue_id)
+    }
+
+    fn check(&self, message: &Message<'_>) -> Result<()> {
+        let (len, max) = (message.properties.len(), properties::MAX_LEN);
+        if len > max {
+            return Err(Limit::Properties { len, max }.into());
+        }
+        let (len, max) = (message.body.len(), self.config.max_body);
+        if len > max {
+            return Err(Limit::Body { len, max }.into());
+        }
+        Ok(())
+    }
+
+    /// Calls `then` once what was appended is on the disk; at once under async flush, whose
+    /// promise is another one.
+    pub fn when_durable(&self, appended: &Appended, then: OnDurable) {
+        match self.config.flush {
+            FlushPolicy::Async { .. } => then(Ok(())),
+            FlushPolicy::Sync => {
+                let deadline = self.clock.now_ms() + self.config.sync_flush_timeout_ms;
+                self.flush_queue.when_durable(&self.log, appended.end, deadline, then);
+            }
+        }
+    }
+
+    /// Blocks until what was appended is on the disk, whatever the flush policy.
+    pub fn flush_to(&self, appended: &Appended) -> Result<()> {
+        if self.log.flushed() < appended.end {
+            self.flush()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for MessageStore {
+    fn drop(&mut self) {
+        if let Err(e) = self.close() {
+            tracing::error!("the store could not be closed cleanly: {e}");
+        }
+    }
+}
+
+/// Shows a slice that holds a record as one.
+pub fn as_record(slice: &[u8]) -> Option<Record<'_>> {
+    match crate::codec::record::decode(slice) {
+        Ok(crate::codec::record::Entry::Record(record)) => Some(record),
+        _ => None,
+    }
+}

@@ -1,0 +1,292 @@
+//! Reading: by queue, by position, by key, by time; and what makes messages readable.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use super::{MessageStore, as_record};
+use crate::codec::properties;
+use crate::codec::record::{Record, has_head};
+use crate::index::Found;
+use crate::log::flush::FlushPolicy;
+use crate::os::map::Slice;
+use crate::recover::unit_of;
+
+/// A trouble that goes on is told this often, ms.
+const TELL_AGAIN_MS: i64 = 5_000;
+
+/// A message that consumers may see from now on.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    pub topic: &'a str,
+    pub queue_id: i32,
+    pub queue_offset: u64,
+    pub tags_code: i64,
+    /// The property text.
+    pub properties: &'a [u8],
+}
+
+/// Is told of arrivals, on the thread that dispatches: it must be quick.
+pub type OnArrival = Box<dyn Fn(Arrival<'_>) + Send + Sync>;
+
+/// Looks at a record, and says whether it is wanted.
+pub type Look<'a> = dyn Fn(&Record<'_>) -> bool + 'a;
+
+/// How a read ended. The names are RocketMQ's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadStatus {
+    /// There are messages.
+    Found,
+    /// Messages were passed by, none was wanted.
+    NoMatchedMessage,
+    /// The records of the units are gone from the log.
+    MessageWasRemoving,
+    /// The queue has no message.
+    NoMessageInQueue,
+    /// The offset lies before the first.
+    OffsetTooSmall,
+    /// The offset is that of the next message to come.
+    OffsetOverflowOne,
+    /// The offset lies behind that.
+    OffsetOverflowBadly,
+}
+
+impl ReadStatus {
+    /// RocketMQ's name of the status, which its broker puts into the remark.
+    pub fn name(self) -> &'static str {
+        match self {
+            ReadStatus::Found => "FOUND",
+            ReadStatus::NoMatchedMessage => "NO_MATCHED_MESSAGE",
+            ReadStatus::MessageWasRemoving => "MESSAGE_WAS_REMOVING",
+            ReadStatus::NoMessageInQueue => "NO_MESSAGE_IN_QUEUE",
+            ReadStatus::OffsetTooSmall => "OFFSET_TOO_SMALL",
+            ReadStatus::OffsetOverflowOne => "OFFSET_OVERFLOW_ONE",
+            ReadStatus::OffsetOverflowBadly => "OFFSET_OVERFLOW_BADLY",
+        }
+    }
+}
+
+/// What a read gives.
+#[derive(Clone, Debug)]
+pub struct Read {
+    pub status: ReadStatus,
+    /// Where to read on.
+    pub next: u64,
+    /// First offset of the queue, and behind its last.
+    pub min: u64,
+    pub max: u64,
+    /// Records, in the order of offsets.
+    pub records: Vec<Slice>,
+    /// Bytes of the records.
+    pub bytes: usize,
+}
+
+/// How much one read may give. The first message fits always.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadLimits {
+    pub messages: usize,
+    pub bytes: usize,
+    /// Units that may be passed by.
+    pub scan: usize,
+}
+
+impl Default for ReadLimits {
+    /// RocketMQ's for messages in memory: 32 messages, 256 KiB, 800 units.
+    fn default() -> ReadLimits {
+        ReadLimits { messages: 32, bytes: 262_144, scan: 800 }
+    }
+}
+
+impl MessageStore {
+    /// Position up to which consumers may see the log.
+    fn confirmed(&self) -> u64 {
+        match self.config.flush {
+            FlushPolicy::Async { .. } => self.log.end(),
+            FlushPolicy::Sync => self.log.flushed(),
+        }
+    }
+
+    pub(super) fn dispatch(&self) {
+        let result = self.dispatcher.drain(
+            &self.log,
+            || self.confirmed(),
+            |record| {
+                let Some((offset, unit)) = unit_of(record, &self.config.delay_levels_ms) else {
+                    return Ok(());
+                };
+                if self.is_deleted(record.topic(), unit.offset) {
+                    return Ok(());
+                }
+                let queue = self.queues.get_or_create(record.topic(), record.queue_id())?;
+                queue.put(offset, &unit)?;
+                if let Some(on_arrival) = self.on_arrival.get() {
+                    on_arrival(Arrival {
+                        topic: record.topic(),
+                        queue_id: record.queue_id(),
+                        queue_offset: offset,
+                        tags_code: unit.tags_code,
+                        properties: record.properties(),
+                    });
+                }
+                Ok(())
+            },
+        );
+        if let Err(e) = result {
+            // The record is safe in the log; dispatch comes back to it. With every append, so
+            // it is not told each time.
+            let now = self.clock.now_ms();
+            let told = self.told_at.load(Ordering::Relaxed);
+            if now - told >= TELL_AGAIN_MS {
+                self.told_at.store(now, Ordering::Relaxed);
+                tracing::error!("messages cannot be shown to consumers yet: {e}");
+            }
+        }
+    }
+
+    /// Whether the record's topic was deleted before consumers could see it.
+    fn is_deleted(&self, topic: &str, position: u64) -> bool {
+        position < self.deleted_to.load(Ordering::Acquire) && {
+            let deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
+            deleted.get(topic).is_some_and(|at| position < *at)
+        }
+    }
+
+    /// Messages of a queue from `offset` on whose tags code is `wanted`.
+    pub fn read(
+        &self,
+        topic: &str,
+        queue_id: i32,
+        offset: i64,
+        limits: &ReadLimits,
+        wanted: impl Fn(i64) -> bool,
+    ) -> Read {
+        self.read_filtered(topic, queue_id, offset, limits, wanted, None)
+    }
+
+    /// [`MessageStore::read`], where also `look` wants the records, if there is one.
+    pub fn read_filtered(
+        &self,
+        topic: &str,
+        queue_id: i32,
+        offset: i64,
+        limits: &ReadLimits,
+        wanted: impl Fn(i64) -> bool,
+        look: Option<&Look<'_>>,
+    ) -> Read {
+        let queue = self.queues.get(topic, queue_id);
+        let (min, max) = queue.as_ref().map_or((0, 0), |q| (q.min_offset(), q.max_offset()));
+        let none = |status, next| Read { status, next, min, max, records: Vec::new(), bytes: 0 };
+        let Some(queue) = queue.filter(|_| max > 0) else {
+            return none(ReadStatus::NoMessageInQueue, 0);
+        };
+        let Ok(offset) = u64::try_from(offset) else {
+            return none(ReadStatus::OffsetTooSmall, min);
+        };
+        if offset < min {
+            return none(ReadStatus::OffsetTooSmall, min);
+        } else if offset == max {
+            return none(ReadStatus::OffsetOverflowOne, offset);
+        } else if offset > max {
+            return none(ReadStatus::OffsetOverflowBadly, max);
+        }
+        let mut read = none(ReadStatus::NoMatchedMessage, offset);
+        let (mut scanned, mut gone) = (0, false);
+        let mut segment = None;
+        read.next = queue.for_each(offset, |_, unit| {
+            let full = read.records.len() >= limits.messages.max(1)
+                || (read.bytes + unit.size as usize > limits.bytes && !read.records.is_empty());
+            if full || scanned >= limits.scan {
+                return false;
+            }
+            scanned += 1;
+            if !wanted(unit.tags_code) {
+                return true;
+            }
+            if !segment.as_ref().is_some_and(|s: &crate::segment::Segment| {
+                s.base <= unit.offset && unit.offset < s.limit()
+            }) {
+                segment = self.log.chain().find(unit.offset);
+            }
+            let slice = segment.as_ref().and_then(|s| s.slice(unit.offset, unit.size as usize));
+            match slice {
+                Some(slice) if !has_head(&slice, unit.offset) => {
+                    self.damaged_reads.fetch_add(1, Ordering::Relaxed);
+                    tracing::error!(
+                        topic,
+                        queue_id,
+                        "a damaged message at {} is passed by",
+                        unit.offset
+                    );
+                }
+                Some(slice) => {
+                    let is_wanted =
+                        |look: &Look<'_>| as_record(&slice).is_some_and(|record| look(&record));
+                    if look.is_none_or(is_wanted) {
+                        read.bytes += slice.len();
+                        read.records.push(slice);
+                    }
+                }
+                None => gone = true,
+            }
+            true
+        });
+        read.status = match (read.records.is_empty(), gone) {
+            (false, _) => ReadStatus::Found,
+            (true, true) => ReadStatus::MessageWasRemoving,
+            (true, false) => ReadStatus::NoMatchedMessage,
+        };
+        read
+    }
+
+    /// The record that begins at a physical offset.
+    pub fn record_at(&self, physical_offset: u64) -> Option<Slice> {
+        (physical_offset < self.confirmed()).then(|| self.log.record_at(physical_offset))?
+    }
+
+    /// First offset of a queue; 0 if there is no such queue.
+    pub fn min_offset(&self, topic: &str, queue_id: i32) -> u64 {
+        self.queues.get(topic, queue_id).map_or(0, |q| q.min_offset())
+    }
+
+    /// The offset behind a queue's last message; 0 if there is no such queue.
+    pub fn max_offset(&self, topic: &str, queue_id: i32) -> u64 {
+        self.queues.get(topic, queue_id).map_or(0, |q| q.max_offset())
+    }
+
+    /// Store time of the message at an offset, ms.
+    pub fn store_time(&self, topic: &str, queue_id: i32, offset: u64) -> Option<i64> {
+        let unit = self.queues.get(topic, queue_id)?.get(offset).filter(|u| !u.is_filler())?;
+        self.log.store_time(unit.offset)
+    }
+
+    /// The first offset whose message was stored at `timestamp` (ms) or later; the maximum
+    /// offset if there is none.
+    pub fn offset_by_time(&self, topic: &str, queue_id: i32, timestamp: i64) -> u64 {
+        let Some(queue) = self.queues.get(topic, queue_id) else { return 0 };
+        queue.partition(|unit| self.log.store_time(unit.offset).is_some_and(|t| t >= timestamp))
+    }
+
+    /// Records of a topic that may have `key`, stored between two times (ms); the newest
+    /// `max`. Records whose key merely has the same hash are left out.
+    pub fn query(&self, topic: &str, key: &str, max: usize, begin: i64, end: i64) -> QueryResult {
+        let found = {
+            let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+            index.query(topic, key, max, begin, end)
+        };
+        let has_key = |slice: &Slice| {
+            matches!(crate::codec::record::decode(slice),
+                Ok(crate::codec::record::Entry::Record(r)) if r.topic() == topic
+                    && properties::index_keys(r.properties()).any(|k| k == key))
+        };
+        let records = found.offsets.iter().filter_map(|at| self.record_at(*at)).filter(has_key);
+        QueryResult { records: records.collect(), found }
+    }
+}
+
+/// What [`MessageStore::query`] gives.
+#[derive(Clone, Debug)]
+pub struct QueryResult {
+    /// In the order of physical offsets.
+    pub records: Vec<Slice>,
+    /// What the index said.
+    pub found: Found,
+}

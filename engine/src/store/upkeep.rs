@@ -1,0 +1,340 @@
+//! Background work: step functions, the threads that call them, and the end.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use super::MessageStore;
+use crate::config::Retention;
+use crate::error::{Error, Result};
+use crate::log::flush::FlushPolicy;
+use crate::log::scan::{self, Checks, Step};
+use crate::recover;
+use crate::retain::Now;
+
+/// Queues are flushed this often, the checkpoint written that often, ms.
+const FLUSH_QUEUES_MS: i64 = 1_000;
+pub(super) const CHECKPOINT_MS: i64 = 60_000;
+const RETAIN_MS: i64 = 10_000;
+const WATCH_DISK_MS: i64 = 500;
+/// The index reads the log in stretches of this many bytes.
+const INDEX_STRETCH: u64 = 4 << 20;
+
+impl MessageStore {
+    /// Forces everything to the disk: log first, then what it is dispatched to.
+    pub fn flush(&self) -> Result<()> {
+        let flushed = self.log.flush();
+        if flushed.is_ok() && self.config.flush == FlushPolicy::Sync {
+            self.dispatch();
+        }
+        self.flush_queue.complete(&self.log);
+        flushed.map(drop)
+    }
+
+    /// Flushes the log if the policy wants it now.
+    pub fn flush_step(&self) -> Result<()> {
+        let now = self.clock.now_ms();
+        if let FlushPolicy::Async { least_pages, thorough_interval_ms, .. } = self.config.flush {
+            let pages = (self.log.end() - self.log.flushed()) / 4096;
+            let thorough = now - self.flushed_at.load(Ordering::Relaxed) >= thorough_interval_ms;
+            if pages < least_pages && !thorough {
+                return Ok(());
+            }
+        }
+        self.flushed_at.store(now, Ordering::Relaxed);
+        self.flush()
+    }
+
+    /// Indexes a stretch of the log; false if there is nothing to do.
+    pub fn index_step(&self) -> Result<bool> {
+        let (from, end) = (self.indexed.load(Ordering::Acquire), self.dispatcher.position());
+        if from >= end || !self.config.index {
+            return Ok(false);
+        }
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let segments = self.log.chain().all();
+        let from = from.max(self.log.min_offset());
+        let until = end.min(from + INDEX_STRETCH);
+        let mut at = from;
+        let mut failed = Ok(());
+        let now = self.clock.now_ms();
+        // Zeros before `end` are no end: a power cut may have lost pages there.
+        let checks = Checks { crc_from: u64::MAX, lost_pages: true };
+        let mut nothing_left = true;
+        let walked = scan::walk(&segments, from, checks, |step| {
+            if let Step::Record(record) = step {
+                failed = index.put(&record, now, |time| self.index_is_on_disk(time));
+                if failed.is_err() {
+                    nothing_left = false;
+                    return std::ops::ControlFlow::Break(());
+                }
+                at = record.physical_offset().unsigned_abs() + record.size() as u64;
+            }
+            if at >= until {
+                nothing_left = false;
+                std::ops::ControlFlow::Break(())
+            } else {
+                std::ops::ControlFlow::Continue(())
+            }
+        });
+        let at = if failed.is_ok() { at.max(walked.at) } else { at };
+        let at = if nothing_left { at.max(end) } else { at };
+        self.indexed.store(at, Ordering::Release);
+        failed.map(|()| true)
+    }
+
+    fn index_is_on_disk(&self, time: i64) {
+        let mut checkpoint = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
+        checkpoint.index_time = checkpoint.index_time.max(time);
+        let bytes = checkpoint.encode();
+        if let Err(e) = self.fs.replace(&self.config.root.join("checkpoint"), &bytes, None) {
+            tracing::warn!("{e}");
+        }
+    }
+
+    /// Makes disk space ready, flushes queues, writes the checkpoint and deletes old files, as
+    /// far as each is due.
+    pub fn upkeep_step(&self) -> Result<()> {
+        let now = self.clock.now_ms();
+        let ahead = self.log.prepare_ahead();
+        self.wake_upkeep_at.store(self.log.end() + (2 << 20), Ordering::Relaxed);
+        if let Err(e) = ahead {
+            tracing::debug!("{e}");
+        }
+        // What could not be dispatched for want of disk space.
+        self.dispatch();
+        self.flush_queue.expire(now);
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        if now >= due.watch {
+            due.watch = now + WATCH_DISK_MS;
+            let used = self.disk_used()?;
+            if let Some(refuses) = self.retain.watch(&self.retention(), used) {
+                let percent = used * 100.0;
+                if refuses {
+                    tracing::error!("the disk is {percent:.0}% full: messages are refused");
+                } else {
+                    tracing::info!("the disk is {percent:.0}% full: messages are taken again");
+                }
+            }
+        }
+        if now >= due.flush_queues {
+            due.flush_queues = now + FLUSH_QUEUES_MS;
+            // Two pages of units.
+            self.flush_queues(410)?;
+        }
+        if now >= due.checkpoint {
+            due.checkpoint = now + CHECKPOINT_MS;
+            self.write_checkpoint()?;
+        }
+        if now >= due.retain {
+            due.retain = now + RETAIN_MS;
+            self.retain_step()?;
+        }
+        Ok(())
+    }
+
+    fn flush_queues(&self, least: u64) -> Result<()> {
+        let flushed = self.queues.all().iter().try_for_each(|queue| queue.flush(least));
+        if flushed.is_err() {
+            self.queues_doubtful.store(true, Ordering::Relaxed);
+        }
+        flushed
+    }
+
+    /// Writes what is on the disk by then into the checkpoint.
+    pub fn write_checkpoint(&self) -> Result<()> {
+        let last = self.last_record();
+        self.log.flush()?;
+        self.flush_queues(1)?;
+        let mut checkpoint = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, time)) = last {
+            (checkpoint.log_time, checkpoint.queue_time) = (time, time);
+            // Java's newest version would start its replay here if it were not 0.
+            checkpoint.queue_physical_offset = 0;
+        }
+        self.fs.replace(&self.config.root.join("checkpoint"), &checkpoint.encode(), None)
+    }
+
+    /// Position and store time of the last record that all queues have.
+    fn last_record(&self) -> Option<(u64, i64)> {
+        let dispatched = self.dispatcher.position();
+        let segments = self.log.chain().all();
+        let from = segments.iter().rev().find(|s| s.base < dispatched)?.base;
+        let mut last = None;
+        let newest = self.queues.all().iter().filter_map(|q| q.last_unit()).map(|u| u.offset).max();
+        let from = newest.filter(|at| *at >= from && *at < dispatched).unwrap_or(from);
+        let checks = Checks { crc_from: u64::MAX, lost_pages: false };
+        scan::walk(&segments, from, checks, |step| {
+            if let Step::Record(r) = step {
+                let at = r.physical_offset().unsigned_abs();
+                if at >= dispatched {
+                    return std::ops::ControlFlow::Break(());
+                }
+                last = Some((at, r.store_timestamp()));
+            }
+            std::ops::ControlFlow::Continue(())
+        });
+        last
+    }
+
+    /// Deletes what is due.
+    pub fn retain_step(&self) -> Result<()> {
+        self.retain_as(&self.retention())
+    }
+
+    /// Deletes what is expired, at whatever hour.
+    pub fn delete_expired(&self) -> Result<()> {
+        let now = Retention { delete_when: (0..24).collect(), ..self.retention() };
+        self.retain_as(&now)
+    }
+
+    fn retain_as(&self, retention: &Retention) -> Result<()> {
+        let deleted = self.retain.step(retention, self.log.chain(), || {
+            let ms = self.clock.now_ms();
+            Ok(Now { ms, hour: local_hour(ms), used: self.disk_used()? })
+        })?;
+        if deleted > 0 {
+            tracing::info!(
+                "{deleted} log files deleted; the log begins at {}",
+                self.log.min_offset()
+            );
+            // Before queues, index and deleted topics forget them: they must not come back.
+            self.fs.sync_dir(&recover::log_dir(&self.config))?;
+            self.follow_log()?;
+        }
+        Ok(())
+    }
+
+    /// Share of the fuller one of the disks that hold log and queues, 0 to 1.
+    pub(super) fn disk_used(&self) -> Result<f64> {
+        let log = self.fs.used_ratio(&recover::log_dir(&self.config))?;
+        Ok(log.max(self.fs.used_ratio(&self.config.root)?))
+    }
+
+    /// Lets queues and index follow the log's first position.
+    pub fn follow_log(&self) -> Result<()> {
+        let log_min = self.log.min_offset();
+        for queue in self.queues.all() {
+            queue.follow_log(log_min)?;
+        }
+        self.index.read().unwrap_or_else(PoisonError::into_inner).follow_log(log_min)
+    }
+
+    /// Removes a topic's queues. Its records stay in the log, and are not shown again when
+    /// the topic is made anew.
+    pub fn delete_topic(&self, topic: &str) -> Result<()> {
+        let (root, log_min) = (&self.config.root, self.log.min_offset());
+        let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
+        deleted.retain(|_, at| *at > log_min);
+        let end = self.log.end();
+        deleted.insert(topic.to_owned(), end);
+        recover::write_deleted(&self.fs, root, &deleted)?;
+        self.deleted_to.fetch_max(end, Ordering::AcqRel);
+        self.queues.remove_topic(topic)
+    }
+
+    pub(super) fn wake(&self, name: &str) {
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, thread) in threads.iter().filter(|(n, _)| *n == name) {
+            thread.thread().unpark();
+        }
+    }
+
+    /// Starts the threads that flush, index and keep the store up. They end with
+    /// [`MessageStore::close`].
+    pub fn run_background(self: &Arc<Self>) -> Result<()> {
+        let flush = |store: &MessageStore| {
+            let wait = match store.config.flush {
+                FlushPolicy::Async { interval_ms, .. } => interval_ms.max(1).unsigned_abs(),
+                FlushPolicy::Sync => 500,
+            };
+            if let Err(e) = store.flush_step() {
+                tracing::error!("{e}");
+            }
+            match store.config.flush {
+                FlushPolicy::Sync => store.flush_queue.wait(Duration::from_millis(wait)),
+                FlushPolicy::Async { .. } => {
+                    std::thread::park_timeout(Duration::from_millis(wait));
+                }
+            }
+        };
+        let index = |store: &MessageStore| match store.index_step() {
+            Ok(true) => {}
+            Ok(false) => std::thread::park_timeout(Duration::from_millis(100)),
+            Err(e) => {
+                tracing::error!("keys cannot be indexed yet: {e}");
+                std::thread::park_timeout(Duration::from_secs(1));
+            }
+        };
+        let upkeep = |store: &MessageStore| {
+            if let Err(e) = store.upkeep_step() {
+                tracing::error!("{e}");
+            }
+            std::thread::park_timeout(Duration::from_millis(200));
+        };
+        self.spawn("flush", flush)?;
+        self.spawn("index", index)?;
+        self.spawn("upkeep", upkeep)
+    }
+
+    fn spawn(
+        self: &Arc<Self>,
+        name: &'static str,
+        step: impl Fn(&MessageStore) + Send + 'static,
+    ) -> Result<()> {
+        let (store, stopping) = (Arc::downgrade(self), self.stopping.clone());
+        let run = move || {
+            while !stopping.load(Ordering::Acquire) {
+                match store.upgrade() {
+                    Some(store) => step(&store),
+                    None => break,
+                }
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("mq-{name}"))
+            .spawn(run)
+            .map_err(Error::io("start a thread for", &self.config.root))?;
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push((name, thread));
+        Ok(())
+    }
+
+    /// Stops the background and writes everything down, so that the next start is quick. No
+    /// `abort` file stays, unless something could not be written.
+    pub fn close(&self) -> Result<()> {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.stopping.store(true, Ordering::Release);
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for (_, thread) in threads {
+            thread.thread().unpark();
+            self.flush_queue.wake();
+            // The thread itself may be the one that closes.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+        self.flush()?;
+        self.dispatch();
+        while self.index_step()? {}
+        self.write_checkpoint()?;
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        index.flush()?;
+        self.log.chain().drop_spare()?;
+        let sound = !self.queues_doubtful.load(Ordering::Relaxed) && !index.is_doubtful();
+        if sound && self.dispatch_behind() == 0 && self.log.poison().is_none() {
+            let (root, end) = (&self.config.root, self.log.end());
+            recover::write_summary(&self.fs, root, end, self.last_record(), &self.queues)?;
+            self.fs.remove(&root.join("abort"))?;
+            self.fs.sync_dir(root)?;
+        }
+        Ok(())
+    }
+}
+
+fn local_hour(ms: i64) -> u8 {
+    let time = jiff::Timestamp::from_millisecond(ms).unwrap_or_default();
+    time.to_zoned(jiff::tz::TimeZone::system()).hour().unsigned_abs()
+}
