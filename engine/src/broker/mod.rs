@@ -160,7 +160,7 @@ impl Broker {
             filters: Filters::open(&fs, &root, store.clock().now_ms(), &mut notes),
             delay: Delay::open(&fs, &root, &mut notes),
             transactions: Transactions::default(),
-            locks: QueueLocks::default(),
+            locks: QueueLocks::open(&fs, &root, &mut notes),
             stats: Stats::new(store.clock().now_ms()),
             due: Mutex::new((0, 0)),
             on_topics_changed: OnceLock::new(),
@@ -311,6 +311,7 @@ impl Broker {
         self.groups.save()?;
         self.filters.save(now)?;
         self.locks.expire_step(now);
+        self.locks.save()?;
         self.stats.step(now);
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         if now >= due.0 {
