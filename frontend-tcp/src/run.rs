@@ -1,7 +1,7 @@
 //! Puts a broker together: store, rules, listeners, background; and takes it apart again.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
@@ -289,6 +289,25 @@ impl Running {
             Err(e) => std::panic::resume_unwind(e.into_panic()),
         }
     }
+}
+
+/// Writes to standard output. Whoever reads may have left.
+pub fn say(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
+}
+
+/// Logs to standard error, as the flag `--log` says.
+pub fn log_to_stderr(level: &str) -> Result<(), String> {
+    let filter = tracing_subscriber::EnvFilter::try_new(level)
+        .map_err(|e| format!("--log {level:?}: {e}; try --log debug"))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        // A log that cannot be written, on a full disk say, must not end a thread.
+        .log_internal_errors(false)
+        .init();
+    Ok(())
 }
 
 /// The address that clients are told, when none is configured: that on which we listen, or, if

@@ -163,14 +163,8 @@ impl Broker {
         self.append(&[Message {
             topic,
             queue_id,
-            flag: record.flag(),
-            sys_flag: record.sys_flag(),
-            born_timestamp: record.born_timestamp(),
-            born_host: record.born_host(),
-            reconsume_times: record.reconsume_times(),
             prepared_transaction_offset: record.prepared_transaction_offset(),
-            body: record.body(),
-            properties: record.properties(),
+            ..record.message()
         }])?;
         Ok(())
     }

@@ -325,14 +325,9 @@ impl Broker {
         let appended = self.append(&[Message {
             topic,
             queue_id,
-            flag: record.flag(),
-            sys_flag: record.sys_flag(),
-            born_timestamp: record.born_timestamp(),
-            born_host: record.born_host(),
             reconsume_times: times.saturating_add(1),
-            prepared_transaction_offset: 0,
-            body: record.body(),
             properties: &text,
+            ..record.message()
         }])?;
         let origin = properties::get(&text, name::RETRY_TOPIC).unwrap_or(record.topic());
         self.stats.group(group, origin).sent_back.add(1, 0);

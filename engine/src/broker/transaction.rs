@@ -56,7 +56,7 @@ pub struct Check {
 impl Check {
     fn of(half: &Record<'_>) -> Check {
         let (topic, queue_id) = real_place(half);
-        let message = Message { topic, queue_id, ..message_of(half) };
+        let message = Message { topic, queue_id, ..half.message() };
         let place = Placement {
             queue_offset: half.queue_offset().unsigned_abs(),
             physical_offset: half.physical_offset().unsigned_abs(),
@@ -80,21 +80,6 @@ impl Check {
 fn real_place<'a>(half: &Record<'a>) -> (&'a str, i32) {
     let queue_id = half.property(name::REAL_QID).and_then(|id| id.parse().ok()).unwrap_or(0);
     (half.property(name::REAL_TOPIC).unwrap_or_default(), queue_id)
-}
-
-fn message_of<'a>(record: &Record<'a>) -> Message<'a> {
-    Message {
-        topic: record.topic(),
-        queue_id: record.queue_id(),
-        flag: record.flag(),
-        sys_flag: record.sys_flag(),
-        born_timestamp: record.born_timestamp(),
-        born_host: record.born_host(),
-        reconsume_times: record.reconsume_times(),
-        prepared_transaction_offset: 0,
-        body: record.body(),
-        properties: record.properties(),
-    }
 }
 
 /// The offset of the first copy of a half.
@@ -229,7 +214,7 @@ impl Broker {
         if let Some(checks) = checks {
             properties::set(&mut text, name::TRANSACTION_CHECK_TIMES, &checks.to_string());
         }
-        let copy = Message { properties: &text, ..message_of(half) };
+        let copy = Message { properties: &text, ..half.message() };
         self.write_half(state, copy, Some(origin))
     }
 
@@ -285,7 +270,7 @@ impl Broker {
                 sys_flag: half.sys_flag() & !sys_flag::TRANSACTION | sys_flag::COMMIT,
                 prepared_transaction_offset: end.physical_offset,
                 properties: &text,
-                ..message_of(&half)
+                ..half.message()
             }])?;
         }
         Ok(Some(self.settle(&mut state, newest)?))
@@ -313,7 +298,7 @@ impl Broker {
                 let mut text = record.properties().to_vec();
                 properties::remove(&mut text, name::TRAN_PREPARED_QUEUE_OFFSET);
                 properties::set(&mut text, name::TRANSACTION_CHECK_TIMES, "0");
-                let half = Message { properties: &text, ..message_of(&record) };
+                let half = Message { properties: &text, ..record.message() };
                 self.write_half(&mut self.transactions.lock(), half, None)?;
             }
             _ => return Err(failed("it is no half message")),
@@ -441,7 +426,7 @@ impl Broker {
             // Their names are good, so it cannot be refused.
             let _ = self.topic_made(topic.into(), 1);
         }
-        self.append(&[Message { topic: CHECK_MAX_TIME_TOPIC, queue_id: 0, ..message_of(half) }])?;
+        self.append(&[Message { topic: CHECK_MAX_TIME_TOPIC, queue_id: 0, ..half.message() }])?;
         self.settle(state, queue_offset).map(drop)
     }
 

@@ -364,6 +364,21 @@ impl<'a> Record<'a> {
             Err(RecordError::Place(says))
         }
     }
+    /// The message, to be stored anew. It commits nothing.
+    pub fn message(&self) -> Message<'a> {
+        Message {
+            topic: self.topic,
+            queue_id: self.queue_id(),
+            flag: self.flag(),
+            sys_flag: self.sys_flag(),
+            born_timestamp: self.born_timestamp(),
+            born_host: self.born_host(),
+            reconsume_times: self.reconsume_times(),
+            prepared_transaction_offset: 0,
+            body: self.body(),
+            properties: self.properties,
+        }
+    }
     /// Offset message id.
     pub fn offset_msg_id(&self) -> String {
         super::ids::offset_msg_id(self.store_host(), self.physical_offset() as u64)

@@ -10,7 +10,7 @@ use clap::Parser;
 use mq_broker::config::{BrokerConf, NamesrvConf, Servers};
 use mq_broker::namesrv::NameServer;
 use mq_broker::namesrv::register::{Registrar, Registration, Timing};
-use mq_broker::run::{self, Settings};
+use mq_broker::run::{self, Settings, log_to_stderr, say};
 use mq_broker::server;
 use mq_store::log::flush::FlushPolicy;
 use tokio::signal::unix::{SignalKind, signal};
@@ -64,11 +64,6 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whoever reads may have left.
-fn say(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
-}
-
 /// Defaults, then the file, then what was changed while a broker ran, then flags.
 fn configuration(args: &Args) -> Result<(BrokerConf, Vec<String>), Error> {
     let (mut conf, mut warnings) = BrokerConf::load(args.config.as_deref())?;
@@ -97,15 +92,7 @@ fn configuration(args: &Args) -> Result<(BrokerConf, Vec<String>), Error> {
 
 fn start(args: Args) -> Result<(), Error> {
     let began = Instant::now();
-    let filter = tracing_subscriber::EnvFilter::try_new(&args.log)
-        .map_err(|e| format!("--log {:?}: {e}; try --log debug", args.log))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        // A log that cannot be written, on a full disk say, must not end a thread.
-        .log_internal_errors(false)
-        .init();
+    log_to_stderr(&args.log)?;
     let (conf, warnings) = configuration(&args)?;
     for warning in warnings {
         tracing::warn!("{warning}");

@@ -1,6 +1,5 @@
 //! The name server as a process of its own.
 
-use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,6 +8,7 @@ use std::time::Duration;
 use clap::Parser;
 use mq_broker::config::NamesrvConf;
 use mq_broker::namesrv::NameServer;
+use mq_broker::run::{log_to_stderr, say};
 use mq_broker::server;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -44,19 +44,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whoever reads may have left.
-fn say(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
-}
-
 fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&args.log)
-        .map_err(|e| format!("--log {:?}: {e}; try --log debug", args.log))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    log_to_stderr(&args.log)?;
     let (conf, warnings) = NamesrvConf::load(args.config.as_deref())?;
     for warning in warnings {
         tracing::warn!("{warning}");
