@@ -99,32 +99,43 @@ impl IndexFile {
         self.header().count >= self.shape.items as i32
     }
 
-    /// Adds one key. The header comes last: what it does not count is not there yet.
-    fn put(&self, hash: i32, offset: i64, store_time: i64) -> Result<()> {
+    /// Adds as many of `keys` as there is room for, and says how many. The header comes last:
+    /// what it does not count is not there yet.
+    fn put_all(&self, keys: &[Key]) -> Result<usize> {
         let mut header = self.header();
-        let item_at = self.shape.item_at(header.count as u32);
-        self.allocate(item_at + ITEM_LEN)?;
+        let room = usize::try_from(self.shape.items as i32 - header.count).unwrap_or(0);
+        let keys = &keys[..keys.len().min(room)];
+        let [first, ..] = keys else { return Ok(0) };
+        self.allocate(self.shape.item_at(header.count as u32 + keys.len() as u32))?;
         if header.count == 1 {
-            header.begin_offset = offset;
-            header.begin_time = store_time;
+            header.begin_offset = first.offset;
+            header.begin_time = first.store_time;
         }
-        let seconds = (store_time - header.begin_time).max(0) / 1000;
-        let slot_at = self.shape.slot_at(hash as u32 % self.shape.slots);
+        let slot_at = |key: &Key| self.shape.slot_at(key.hash as u32 % self.shape.slots);
         self.table.write(|b| {
-            let slot = &mut b[slot_at..slot_at + 4];
-            let newest = i32::from_be_bytes([slot[0], slot[1], slot[2], slot[3]]);
-            let previous = if newest > 0 && newest < header.count { newest } else { 0 };
-            slot.copy_from_slice(&header.count.to_be_bytes());
-            let seconds = i32::try_from(seconds).unwrap_or(i32::MAX);
-            let item = Item { hash, offset, seconds, previous };
-            b[item_at..item_at + ITEM_LEN].copy_from_slice(&item.encode());
-            header.used_slots += i32::from(previous == 0);
-            header.count += 1;
-            header.end_offset = offset;
-            header.end_time = store_time;
+            for few in keys.chunks(64) {
+                // Slots lie far apart. Looked at together, they come from memory together.
+                let touched = few.iter().fold(0, |sum, key| sum ^ b[slot_at(key)]);
+                std::hint::black_box(touched);
+                for key in few {
+                    let slot = &mut b[slot_at(key)..][..4];
+                    let newest = i32::from_be_bytes([slot[0], slot[1], slot[2], slot[3]]);
+                    let previous = if newest > 0 && newest < header.count { newest } else { 0 };
+                    slot.copy_from_slice(&header.count.to_be_bytes());
+                    let seconds = (key.store_time - header.begin_time).max(0) / 1000;
+                    let seconds = i32::try_from(seconds).unwrap_or(i32::MAX);
+                    let item = Item { hash: key.hash, offset: key.offset, seconds, previous };
+                    let item_at = self.shape.item_at(header.count as u32);
+                    b[item_at..item_at + ITEM_LEN].copy_from_slice(&item.encode());
+                    header.used_slots += i32::from(previous == 0);
+                    header.count += 1;
+                    header.end_offset = key.offset;
+                    header.end_time = key.store_time;
+                }
+            }
             b[..HEADER_LEN].copy_from_slice(&header.encode());
         });
-        Ok(())
+        Ok(keys.len())
     }
 
     fn allocate(&self, end: usize) -> Result<()> {
@@ -152,6 +163,33 @@ impl IndexFile {
             bound = n;
             n = item.previous;
         }
+    }
+}
+
+/// A key of a record, as the index knows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    hash: i32,
+    offset: i64,
+    store_time: i64,
+}
+
+impl Key {
+    /// Physical offset of the record.
+    pub fn offset(&self) -> i64 {
+        self.offset
+    }
+
+    /// The keys of a record: its unique key, the words of its KEYS, its tag.
+    pub fn of<'a>(record: &Record<'a>) -> impl Iterator<Item = Key> + use<'a> {
+        let topic = record.topic();
+        let (offset, store_time) = (record.physical_offset(), record.store_timestamp());
+        let indexed = record.transaction() != sys_flag::ROLLBACK;
+        let text = if indexed { record.properties() } else { &[] };
+        let (keys, tag) = properties::index_keys_and_tag(text);
+        let tag = tag.map(|tag| tag_index_hash(topic, tag));
+        let hashes = keys.map(move |key| index_hash(topic, key)).chain(tag);
+        hashes.map(move |hash| Key { hash, offset, store_time })
     }
 }
 
@@ -217,30 +255,29 @@ impl Index {
         self.files.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    fn last(&self) -> Option<Arc<IndexFile>> {
+        self.files.read().unwrap_or_else(PoisonError::into_inner).last().cloned()
+    }
+
     /// Physical offset of the last record with keys that is in the index, and whether the file
     /// is full: then some of its keys may be missing.
     pub fn end_offset(&self) -> Option<(u64, bool)> {
-        let last = self.files().last()?.clone();
+        let last = self.last()?;
         let header = last.header();
         (header.count > 1).then(|| (header.end_offset.unsigned_abs(), last.is_full()))
     }
 
-    /// Adds the keys of a record. `on_full` is told of each file that is complete, flushed by
-    /// then, with its end time.
-    pub fn put(
+    /// Adds keys, and counts in `done` those that are in. `on_full` is told of each file that is
+    /// complete, flushed by then, with its end time.
+    pub fn put_all(
         &self,
-        record: &Record<'_>,
+        keys: &[Key],
+        done: &mut usize,
         now_ms: i64,
         mut on_full: impl FnMut(i64),
     ) -> Result<()> {
-        if record.transaction() == sys_flag::ROLLBACK {
-            return Ok(());
-        }
-        let (topic, text) = (record.topic(), record.properties());
-        let keys = properties::index_keys(text).map(|key| index_hash(topic, key));
-        let tag = properties::get(text, properties::name::TAGS);
-        for hash in keys.chain(tag.map(|tag| tag_index_hash(topic, tag))) {
-            let last = self.files().last().cloned();
+        while *done < keys.len() {
+            let last = self.last();
             let file = match last {
                 Some(file) if !file.is_full() => file,
                 full => {
@@ -253,7 +290,7 @@ impl Index {
                     self.add_file(now_ms)?
                 }
             };
-            file.put(hash, record.physical_offset(), record.store_timestamp())?;
+            *done += file.put_all(&keys[*done..])?;
         }
         Ok(())
     }
@@ -401,7 +438,8 @@ mod tests {
         let mut bytes = vec![0; record::encoded_len(&message, &host)];
         record::encode(&message, &place, 0, &mut bytes);
         let Ok(Entry::Record(record)) = record::decode(&bytes) else { panic!() };
-        index.put(&record, 1_795_467_835_737, |_| {}).unwrap();
+        let keys: Vec<Key> = Key::of(&record).collect();
+        index.put_all(&keys, &mut 0, 1_795_467_835_737, |_| {}).unwrap();
     }
 
     fn open(dir: &Path, trusted_time: i64) -> Index {

@@ -5,6 +5,8 @@
 //! counts. The text is kept as it came and searched when asked, as most messages are
 //! stored and sent without anybody looking at more than one property.
 
+use memchr::memchr;
+
 /// Separates a name from its value.
 pub const NAME_VALUE: u8 = 1;
 /// Ends a pair.
@@ -34,21 +36,48 @@ pub mod name {
     pub const INNER_NUM: &str = "INNER_NUM";
 }
 
+/// Names and values as they stand in a property text.
+fn raw_pairs(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        while !rest.is_empty() {
+            let end = memchr(PAIR_END, rest).unwrap_or(rest.len());
+            let pair = &rest[..end];
+            rest = rest.get(end + 1..).unwrap_or_default();
+            if let Some(at) = memchr(NAME_VALUE, pair)
+                && at > 0
+                && at + 1 < end
+            {
+                return Some((&pair[..at], &pair[at + 1..]));
+            }
+        }
+        None
+    })
+}
+
 /// The pairs of a property text in their order, duplicates included.
 pub fn pairs(text: &[u8]) -> impl Iterator<Item = (&str, &str)> {
-    text.split(|b| *b == PAIR_END).filter_map(|pair| {
-        let at = pair.iter().position(|b| *b == NAME_VALUE)?;
-        let (name, value) = (&pair[..at], &pair[at + 1..]);
-        if name.is_empty() || value.is_empty() {
-            return None;
-        }
+    raw_pairs(text).filter_map(|(name, value)| {
         Some((std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?))
     })
 }
 
 /// The value of `name`; the last one if it is there more than once.
 pub fn get<'a>(text: &'a [u8], name: &str) -> Option<&'a str> {
-    pairs(text).filter(|(n, _)| *n == name).last().map(|(_, value)| value)
+    get_all(text, [name])[0]
+}
+
+/// [`get`] for several names, in one pass.
+pub fn get_all<'a, const N: usize>(text: &'a [u8], names: [&str; N]) -> [Option<&'a str>; N] {
+    let mut values = [None; N];
+    for (name, value) in raw_pairs(text) {
+        if let Some(n) = names.iter().position(|wanted| wanted.as_bytes() == name)
+            && let Ok(value) = std::str::from_utf8(value)
+        {
+            values[n] = Some(value);
+        }
+    }
+    values
 }
 
 /// Appends a pair to `text`, closing the pair before it where its writer did not.
@@ -88,8 +117,14 @@ pub fn set(text: &mut Vec<u8>, name: &str, value: &str) {
 /// The keys under which a record is indexed besides its tag: its unique key, then each word
 /// of KEYS.
 pub fn index_keys(text: &[u8]) -> impl Iterator<Item = &str> {
-    let keys = get(text, name::KEYS).into_iter().flat_map(|k| k.split(' '));
-    get(text, name::UNIQ_KEY).into_iter().chain(keys.filter(|k| !k.is_empty()))
+    index_keys_and_tag(text).0
+}
+
+/// [`index_keys`] and the tag, in one pass.
+pub fn index_keys_and_tag(text: &[u8]) -> (impl Iterator<Item = &str>, Option<&str>) {
+    let [unique, keys, tag] = get_all(text, [name::UNIQ_KEY, name::KEYS, name::TAGS]);
+    let words = keys.into_iter().flat_map(|k| k.split(' ')).filter(|k| !k.is_empty());
+    (unique.into_iter().chain(words), tag)
 }
 
 #[cfg(test)]
@@ -103,7 +138,8 @@ mod tests {
         let open = b"KEYS\x01a b\x02TAGS\x01t";
         for text in [&ended[..], &open[..]] {
             assert_eq!(get(text, "TAGS"), Some("t"));
-            assert_eq!(index_keys(text).collect::<Vec<_>>(), ["a", "b"]);
+            let (keys, tag) = index_keys_and_tag(text);
+            assert_eq!((keys.collect::<Vec<_>>(), tag), (vec!["a", "b"], Some("t")));
         }
         assert_eq!(get(b"junk\x02a\x01\x02\x01b\x02x\x011\x01y\x02x\x012\x02", "x"), Some("2"));
         assert_eq!(get(b"a\x01b\x01c\x02", "a"), Some("b\u{1}c"));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::MessageStore;
 use crate::config::Retention;
 use crate::error::{Error, Result};
+use crate::index::Key;
 use crate::log::flush::FlushPolicy;
 use crate::log::scan::{self, Checks, Step};
 use crate::recover;
@@ -56,18 +57,14 @@ impl MessageStore {
         let from = from.max(self.log.min_offset());
         let until = end.min(from + INDEX_STRETCH);
         let mut at = from;
-        let mut failed = Ok(());
+        let mut keys = Vec::new();
         let now = self.clock.now_ms();
         // Zeros before `end` are no end: a power cut may have lost pages there.
         let checks = Checks { crc_from: u64::MAX, lost_pages: true };
         let mut nothing_left = true;
         let walked = scan::walk(&segments, from, checks, |step| {
             if let Step::Record(record) = step {
-                failed = index.put(&record, now, |time| self.index_is_on_disk(time));
-                if failed.is_err() {
-                    nothing_left = false;
-                    return std::ops::ControlFlow::Break(());
-                }
+                keys.extend(Key::of(&record));
                 at = record.physical_offset().unsigned_abs() + record.size() as u64;
             }
             if at >= until {
@@ -77,10 +74,16 @@ impl MessageStore {
                 std::ops::ControlFlow::Continue(())
             }
         });
-        let at = if failed.is_ok() { at.max(walked.at) } else { at };
-        let at = if nothing_left { at.max(end) } else { at };
+        let mut done = 0;
+        let put = index.put_all(&keys, &mut done, now, |time| self.index_is_on_disk(time));
+        let at = match keys.get(done) {
+            // Its record comes again.
+            Some(key) => key.offset().unsigned_abs(),
+            None if nothing_left => at.max(walked.at).max(end),
+            None => at.max(walked.at),
+        };
         self.indexed.store(at, Ordering::Release);
-        failed.map(|()| true)
+        put.map(|()| true)
     }
 
     fn index_is_on_disk(&self, time: i64) {

@@ -89,10 +89,14 @@ macro_rules! header {
                 fields: &'a $crate::wire::fields::Fields<'_>,
             ) -> Result<Self, $crate::wire::fields::FieldError> {
                 use $crate::wire::fields::Field;
-                $(
-                    let value = fields.get($key)$(.or_else(|| fields.get($other)))*;
-                    let $field = header!(@read $ty, value, $key $(, $default)?);
-                )*
+                $(let mut $field: Option<&'a str> = None;)*
+                for (name, value) in &fields.0 {
+                    match &**name {
+                        $($key $(| $other)* => $field = Some(&**value),)*
+                        _ => {}
+                    }
+                }
+                $(let $field = header!(@read $ty, $field, $key $(, $default)?);)*
                 Ok($name { $($field,)* _fields: std::marker::PhantomData })
             }
         }

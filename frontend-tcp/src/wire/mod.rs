@@ -6,3 +6,4 @@ pub mod command;
 pub mod fastjson;
 pub mod fields;
 pub mod frame;
+mod plain_json;
