@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
+
 const SAMPLE_MS: i64 = 10_000;
 /// Every so many samples one is kept for the hour, and for the day.
 const TEN_MINUTES: u64 = 60;
@@ -122,7 +124,7 @@ impl Counter {
 
 /// Things by name, made when first asked for. Finding one allocates nothing.
 #[derive(Debug)]
-struct Table<V>(RwLock<HashMap<Arc<str>, Arc<V>>>);
+struct Table<V>(RwLock<HashMap<Arc<str>, Arc<V>, RandomState>>);
 
 impl<V> Default for Table<V> {
     fn default() -> Self {

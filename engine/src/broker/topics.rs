@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
 
 use super::persist::ConfigFile;
@@ -106,7 +107,7 @@ pub struct TopicTable {
 
 /// All topics of a broker.
 pub struct Topics {
-    table: RwLock<HashMap<Arc<str>, Arc<TopicConfig>>>,
+    table: RwLock<HashMap<Arc<str>, Arc<TopicConfig>, RandomState>>,
     version: Mutex<DataVersion>,
     file: ConfigFile,
 }
@@ -127,7 +128,9 @@ impl Topics {
         Topics { table: RwLock::new(table), version: Mutex::new(loaded.data_version), file }
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<Arc<str>, Arc<TopicConfig>>> {
+    fn read(
+        &self,
+    ) -> std::sync::RwLockReadGuard<'_, HashMap<Arc<str>, Arc<TopicConfig>, RandomState>> {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -4,7 +4,22 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Java's `String.hashCode`: over UTF-16 units, wrapping.
 pub fn java_hash(text: &str) -> i32 {
-    text.encode_utf16().fold(0i32, |h, unit| h.wrapping_mul(31).wrapping_add(i32::from(unit)))
+    java_hash_on(0, text)
+}
+
+/// The hash of a text whose first part has the hash `h` and whose rest is `text`.
+fn java_hash_on(h: i32, text: &str) -> i32 {
+    let next = |h: i32, unit: u16| h.wrapping_mul(31).wrapping_add(i32::from(unit));
+    if !text.is_ascii() {
+        return text.encode_utf16().fold(h, next);
+    }
+    // Four at a time: their products do not wait for each other.
+    let (fours, rest) = text.as_bytes().as_chunks::<4>();
+    let h = fours.iter().fold(h, |h, four| {
+        let [a, b, c, d] = four.map(i32::from);
+        h.wrapping_mul(31 * 31 * 31 * 31).wrapping_add(a * 31 * 31 * 31 + b * 31 * 31 + c * 31 + d)
+    });
+    rest.iter().fold(h, |h, byte| next(h, u16::from(*byte)))
 }
 
 /// The hash of a ConsumeQueue unit for a message with these TAGS; 0 for none.
@@ -24,16 +39,20 @@ pub fn tag_index_hash(topic: &str, tags: &str) -> i32 {
 }
 
 fn hash_parts(parts: &[&str]) -> i32 {
-    let units = parts.iter().flat_map(|p| p.encode_utf16());
-    let h = units.fold(0i32, |h, unit| h.wrapping_mul(31).wrapping_add(i32::from(unit)));
-    h.checked_abs().unwrap_or(0)
+    parts.iter().fold(0, |h, part| java_hash_on(h, part)).checked_abs().unwrap_or(0)
 }
 
 /// The offset message id: the store host's address (4 or 16 bytes), its port as i32 and
 /// the physical offset as i64, in upper-case hex; 32 or 56 digits.
 pub fn offset_msg_id(store_host: SocketAddr, physical_offset: u64) -> String {
+    let mut id = String::with_capacity(56);
+    push_offset_msg_id(&mut id, store_host, physical_offset);
+    id
+}
+
+/// Appends an [`offset_msg_id`] to a text.
+pub fn push_offset_msg_id(out: &mut String, store_host: SocketAddr, physical_offset: u64) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    let mut out = String::with_capacity(56);
     let mut push = |bytes: &[u8]| {
         for b in bytes {
             out.push(char::from(HEX[usize::from(b >> 4)]));
@@ -46,7 +65,6 @@ pub fn offset_msg_id(store_host: SocketAddr, physical_offset: u64) -> String {
     }
     push(&u32::from(store_host.port()).to_be_bytes());
     push(&physical_offset.to_be_bytes());
-    out
 }
 
 /// Reads an offset message id; `None` if the text is not one.
@@ -77,6 +95,7 @@ mod tests {
         assert_eq!(java_hash("TagA"), 2_598_919);
         assert_eq!(java_hash("AaAa"), java_hash("BBBB"));
         assert_eq!(java_hash("ta"), 3693);
+        assert_eq!(java_hash("a longer text, of 33 characters ."), 484_548_328);
         assert_eq!(tags_code(Some("")), 0);
         assert_eq!(index_hash("T", "k"), java_hash("T#k").abs());
     }

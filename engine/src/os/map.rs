@@ -191,6 +191,12 @@ impl MappedFile {
         }
     }
 
+    /// Has the system bring in only the pages that are touched (`true`), or also those around them
+    /// (`false`, as at first). Only advice.
+    pub fn touch_singly(&self, singly: bool) {
+        let _ = self.raw.advise(if singly { Advice::Random } else { Advice::Normal });
+    }
+
     /// Gives the memory of the pages in a range back, as far as only this process keeps them: they
     /// come again from the page cache, or the disk, when they are looked at.
     pub fn release(&self, start: usize, end: usize) {

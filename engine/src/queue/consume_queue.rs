@@ -62,6 +62,7 @@ impl ConsumeQueue {
         let min = files.first().map_or(0, |s| s.base / UNIT);
         let max = files.last().map_or(0, |s| s.end() / UNIT);
         let writer = files.last().map(|s| s.file.writer());
+        writer.iter().for_each(|w| w.file().touch_singly(true));
         let files_begin = files.get(files.len().saturating_sub(2)).map_or(0, |s| s.base / UNIT);
         Ok(ConsumeQueue {
             topic,
@@ -136,7 +137,7 @@ impl ConsumeQueue {
         let file_start = offset - offset % in_file;
         if writer.is_none() || file_start > max.next_multiple_of(in_file) {
             // The first file of a queue, or a leap over whole files.
-            *writer = Some(self.chain.push(file_start * UNIT)?);
+            self.go_on_at(&mut writer, file_start * UNIT)?;
             if max == 0 {
                 self.min.store(offset, Ordering::Release);
             }
@@ -152,10 +153,20 @@ impl ConsumeQueue {
         Ok(())
     }
 
+    fn go_on_at(&self, writer: &mut Option<Writer>, base: u64) -> Result<()> {
+        let new = self.chain.push(base)?;
+        // Pages around the one that is written hold nothing, in thousands of queues.
+        new.file().touch_singly(true);
+        if let Some(full) = writer.replace(new) {
+            full.file().touch_singly(false);
+        }
+        Ok(())
+    }
+
     fn append(&self, writer: &mut Option<Writer>, unit: &Unit) -> Result<()> {
         if writer.as_ref().is_none_or(|w| w.rest() < UNIT_LEN) {
             let base = self.chain.last().map_or(0, |s| s.limit());
-            *writer = Some(self.chain.push(base)?);
+            self.go_on_at(writer, base)?;
         }
         let Some(writer) = writer else { return Ok(()) };
         let step = writer.position().next_power_of_two().clamp(ALLOCATE_STEP, MAX_ALLOCATE_STEP);

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use foldhash::fast::RandomState;
+
 use super::consume_queue::ConsumeQueue;
 use crate::error::{Error, Result};
 use crate::os::fs::Fs;
 
-type Queues = HashMap<Arc<str>, BTreeMap<i32, Arc<ConsumeQueue>>>;
+type Queues = HashMap<Arc<str>, BTreeMap<i32, Arc<ConsumeQueue>>, RandomState>;
 
 /// The queues of a store, opened or made when first asked for.
 #[derive(Debug)]
@@ -37,7 +39,7 @@ impl QueueTable {
         file_len: usize,
         mut attic: impl FnMut(&Path) -> Result<()>,
     ) -> Result<QueueTable> {
-        let mut queues = Queues::new();
+        let mut queues = Queues::default();
         for (topic, topic_dir) in folders(dir)? {
             let topic: Arc<str> = topic.into();
             for (id, queue_dir) in folders(&topic_dir)? {

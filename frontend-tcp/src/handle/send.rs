@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mq_store::Error;
 use mq_store::broker::send::{Sending, Sent};
-use mq_store::codec::ids::offset_msg_id;
+use mq_store::codec::ids::push_offset_msg_id;
 use mq_store::log::commit_log::Appended;
 use mq_store::log::flush::FlushPolicy;
 
@@ -107,10 +107,15 @@ pub(super) fn sending<'a>(h: &SendHeader<'a>, conn: &Conn, body: &'a [u8]) -> Se
 
 pub(super) fn sent_fields(service: &BrokerService, sent: &Sent) -> Command {
     let host = service.broker.store().log().store_host();
-    let ids: Vec<String> =
-        sent.physical_offsets.iter().map(|at| offset_msg_id(host, *at)).collect();
-    Command::ok()
-        .field("msgId", ids.join(","))
+    let mut ids = String::with_capacity(33 * sent.physical_offsets.len());
+    for at in &sent.physical_offsets {
+        if !ids.is_empty() {
+            ids.push(',');
+        }
+        push_offset_msg_id(&mut ids, host, *at);
+    }
+    Command { fields: Vec::with_capacity(5), ..Command::ok() }
+        .field("msgId", ids)
         .field("queueId", sent.queue_id)
         .field("queueOffset", sent.appended.queue_offset)
 }
