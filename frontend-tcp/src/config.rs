@@ -143,6 +143,23 @@ settings! {
         FlushDiskType::Async => "ASYNC_FLUSH".into(),
         FlushDiskType::Sync => "SYNC_FLUSH".into(),
     };
+    MetricsExporterType: "DISABLE or PROM", |t| match t {
+        "DISABLE" => Some(MetricsExporterType::Disable),
+        "PROM" => Some(MetricsExporterType::Prom),
+        _ => None,
+    }, |m| match m {
+        MetricsExporterType::Disable => "DISABLE".into(),
+        MetricsExporterType::Prom => "PROM".into(),
+    };
+    Labels: "labels as name:value,name:value", |t| {
+        let list = split(t, &[',']).map(|label| {
+            let (name, value) = label.split_once(':')?;
+            let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            let named = name.starts_with(|c: char| !c.is_ascii_digit()) && name.chars().all(good);
+            named.then(|| (name.to_owned(), value.to_owned()))
+        });
+        Some(Labels(list.collect::<Option<_>>()?))
+    }, |l| join(l.0.iter().map(|(name, value)| format!("{name}:{value}")), ",");
     Servers: "name servers as host:port;host:port", |t| {
         let list = split(t, &[';']).map(|a| {
             let (host, port) = a.rsplit_once(':')?;
@@ -195,6 +212,18 @@ pub enum FlushDiskType {
     Async,
     Sync,
 }
+
+/// How metrics leave the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricsExporterType {
+    Disable,
+    /// Prometheus fetches them.
+    Prom,
+}
+
+/// Labels of metrics, name and value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels(pub Vec<(String, String)>);
 
 /// Addresses of name servers, "host:port".
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -421,6 +450,13 @@ conf! {
     transaction_time_out: i64 = 6_000, "transactionTimeOut" in PERIOD, run_time;
     transaction_check_max: i32 = 15, "transactionCheckMax" in 0..=i32::MAX, run_time;
     transaction_check_interval: i64 = 60_000, "transactionCheckInterval" in PERIOD, run_time;
+    /// A key of 5.x, as the next three.
+    metrics_exporter_type: MetricsExporterType = MetricsExporterType::Disable,
+        "metricsExporterType";
+    metrics_prom_exporter_port: u16 = 5557, "metricsPromExporterPort";
+    /// brokerIP1 if not given.
+    metrics_prom_exporter_host: Option<IpAddr> = None, "metricsPromExporterHost";
+    metrics_label: Labels = Labels::default(), "metricsLabel";
     /// Who besides this machine may change configuration and delete (a key of our own).
     admin_allowed_addresses: IpRanges = IpRanges::default(), "adminAllowedAddresses";
     /// Connections at a time (a key of our own).

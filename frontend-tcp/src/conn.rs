@@ -5,10 +5,13 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 
+use crate::metrics::rpc::{Outcome, RpcLatencies};
+use crate::wire::codes::request;
 use crate::wire::command::{Command, Head, Outgoing};
 use crate::wire::frame::Encoding;
 
@@ -31,6 +34,7 @@ impl Request<'_> {
             opaque: self.head.opaque,
             encoding: self.encoding,
             wanted: !self.head.is_one_way(),
+            measured: conn.latencies.is_some().then(|| (self.head.code, Instant::now())),
         }
     }
 }
@@ -42,6 +46,8 @@ pub struct Ticket {
     opaque: i32,
     encoding: Encoding,
     wanted: bool,
+    /// The request, and since when it has been waiting.
+    measured: Option<(i32, Instant)>,
 }
 
 impl Ticket {
@@ -51,6 +57,11 @@ impl Ticket {
 
     /// Sends the answer.
     pub fn answer(self, command: Command) {
+        if let (Some((request, since)), Some(latencies)) = (self.measured, &self.conn.latencies) {
+            let held = matches!(request, request::PULL_MESSAGE | request::LITE_PULL_MESSAGE);
+            let (response, one_way) = (command.code, !self.wanted);
+            latencies.add(Outcome { request, response, held, one_way }, since.elapsed());
+        }
         if self.wanted {
             let (opaque, encoding) = (self.opaque, self.encoding);
             self.conn.push(Out::Answer { opaque, encoding, command });
@@ -125,6 +136,7 @@ pub struct Conn {
     /// Requests of ours that the client has not answered.
     asked: Mutex<HashMap<i32, oneshot::Sender<Response>>>,
     next_opaque: AtomicI32,
+    pub(crate) latencies: Option<Arc<RpcLatencies>>,
 }
 
 impl std::fmt::Debug for Conn {
@@ -139,6 +151,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Conn {
     pub fn new(peer: SocketAddr, local: SocketAddr) -> Arc<Conn> {
+        Conn::measured(peer, local, None)
+    }
+
+    /// A connection whose requests are measured.
+    pub fn measured(
+        peer: SocketAddr,
+        local: SocketAddr,
+        latencies: Option<Arc<RpcLatencies>>,
+    ) -> Arc<Conn> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Arc::new(Conn {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -149,6 +170,7 @@ impl Conn {
             closing: AtomicBool::new(false),
             asked: Mutex::default(),
             next_opaque: AtomicI32::new(0),
+            latencies,
         })
     }
 

@@ -19,11 +19,12 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::config::{self, BrokerConf, FlushDiskType};
+use crate::config::{self, BrokerConf, FlushDiskType, MetricsExporterType};
 use crate::conn::Reply;
 use crate::handle::admin::ConfigAccess;
 use crate::handle::{BrokerService, Tuning, pull};
 use crate::hold::Holds;
+use crate::metrics::{self, Metrics};
 use crate::server::{self, Limits};
 
 /// How often pulls whose time is over are answered, and silent clients looked for.
@@ -40,6 +41,7 @@ pub struct Settings {
     pub region: String,
     pub admins: Box<dyn Fn(IpAddr) -> bool + Send + Sync>,
     pub config: ConfigAccess,
+    pub metrics: Metrics,
 }
 
 impl Settings {
@@ -94,6 +96,10 @@ impl Settings {
             *conf = changed;
             Ok(())
         };
+        let metrics_listen = (now.metrics_exporter_type == MetricsExporterType::Prom).then(|| {
+            let host = now.metrics_prom_exporter_host.unwrap_or(advertised);
+            SocketAddr::new(host, now.metrics_prom_exporter_port)
+        });
         Settings {
             store,
             broker: broker_config(&now),
@@ -108,6 +114,7 @@ impl Settings {
             region: now.region_id,
             admins: Box::new(move |ip| admins.contains(ip)),
             config: ConfigAccess::new(Box::new(all), Box::new(set)),
+            metrics: Metrics::new(metrics_listen, now.metrics_label.0),
         }
     }
 }
@@ -216,7 +223,11 @@ pub fn open(
         tuning: RwLock::new(settings.tuning),
         region: settings.region,
         config: settings.config,
+        metrics: settings.metrics,
     });
+    if service.metrics.listen.is_some() {
+        service.broker.stats().count_kinds();
+    }
     let asks = Arc::downgrade(&service);
     service.broker.on_check(Box::new(move |check| {
         if let Some(service) = asks.upgrade() {
@@ -231,6 +242,9 @@ pub struct Running {
     pub service: Arc<BrokerService>,
     /// Where it listens.
     pub addr: SocketAddr,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
+    watched: Option<JoinHandle<()>>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -254,12 +268,18 @@ pub async fn serve(
         }
         Err(e) => tracing::debug!("{e}"),
     }
+    let (mut metrics, mut watched) = (None, None);
+    if let Some(at) = service.metrics.listen {
+        let listener = server::bind(at, "metricsPromExporterHost, metricsPromExporterPort").await?;
+        metrics = Some(listener.local_addr()?);
+        watched = Some(tokio::spawn(metrics::http::serve(listener, service.clone())));
+    }
     service.broker.run_background().map_err(io::Error::other)?;
     tasks.push(every(EXPIRE_HOLDS, &service, stopped.clone(), |s| {
         s.holds.expire_step(s.broker.now_ms());
     }));
     tasks.push(every(EXPIRE_CLIENTS, &service, stopped, |s| s.expire_step()));
-    Ok(Running { service, addr, stop, tasks })
+    Ok(Running { service, addr, metrics, watched, stop, tasks })
 }
 
 fn every(
@@ -279,12 +299,18 @@ fn every(
 impl Running {
     /// Ends all connections, saves everything and closes the store.
     pub async fn stop(self) -> mq_store::Result<()> {
+        self.service.metrics.stopping();
         let _ = self.stop.send(true);
         for task in self.tasks {
             let _ = task.await;
         }
         let broker = self.service.broker.clone();
-        match tokio::task::spawn_blocking(move || broker.close()).await {
+        let closed = tokio::task::spawn_blocking(move || broker.close()).await;
+        // To the end it says that the broker is not ready.
+        if let Some(watched) = self.watched {
+            watched.abort();
+        }
+        match closed {
             Ok(closed) => closed,
             Err(e) => std::panic::resume_unwind(e.into_panic()),
         }

@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::conn::{Conn, Reply, Request};
+use crate::metrics::rpc::{Outcome, RpcLatencies};
 use crate::wire::codes::response;
 use crate::wire::command::{self, Command, Outgoing};
 use crate::wire::frame::{self, FrameLimits, Parsed};
@@ -32,6 +33,10 @@ const WRITE: usize = 256 << 10;
 pub trait Service: Send + Sync + 'static {
     /// Answers a request, on the connection's task: it must not block.
     fn handle(&self, conn: &Arc<Conn>, request: &Request<'_>) -> Reply;
+    /// Where the latencies of requests are counted, if they are.
+    fn latencies(&self) -> Option<&Arc<RpcLatencies>> {
+        None
+    }
     /// A connection ended.
     fn closed(&self, conn: &Arc<Conn>);
 }
@@ -87,7 +92,7 @@ pub async fn serve<S: Service>(
                 tokio::spawn(async move {
                     // Gone already, if it has no address.
                     let Ok(local) = stream.local_addr() else { return };
-                    let conn = Conn::new(peer, local);
+                    let conn = Conn::measured(peer, local, service.latencies().cloned());
                     let ended = Ended { service: &*service, conn: &conn, shared: &shared };
                     match run(stream, &conn, &*service, &shared, stop).await {
                         Ok(()) => tracing::debug!("{peer} left"),
@@ -227,9 +232,18 @@ fn handle_all<S: Service>(
             conn.answered(&head, frame.body);
         } else {
             let request = Request { head: &head, body: frame.body, encoding: frame.encoding };
+            let measured = conn.latencies.as_deref().map(|all| (all, Instant::now()));
             let reply = service.handle(conn, &request);
-            if let (Reply::Now(command), false) = (reply, head.is_one_way()) {
-                command.encode_response(head.opaque, frame.encoding, out);
+            let one_way = head.is_one_way();
+            if let Reply::Now(command) = reply {
+                if let Some((latencies, since)) = measured {
+                    let (request, response) = (head.code, command.code);
+                    let outcome = Outcome { request, response, held: false, one_way };
+                    latencies.add(outcome, since.elapsed());
+                }
+                if !one_way {
+                    command.encode_response(head.opaque, frame.encoding, out);
+                }
             }
         }
         buf.advance(total);

@@ -6,6 +6,7 @@ pub mod consume;
 pub mod delay;
 pub mod filter;
 pub mod groups;
+pub mod lag;
 pub mod locks;
 pub mod names;
 pub mod offsets;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use super::names::{self, DLQ_PREFIX, RETRY_PREFIX};
+use super::stats::Kind;
 use super::topics::{TopicConfig, perm};
 use super::{Broker, Refusal};
 use crate::codec::properties::{self, name};
@@ -63,6 +64,7 @@ struct Known<'a> {
     transaction: bool,
     timer: bool,
     cluster: bool,
+    fifo: bool,
 }
 
 impl<'a> Known<'a> {
@@ -74,11 +76,21 @@ impl<'a> Known<'a> {
                 name::WAIT => known.no_wait = value == "false",
                 name::TRAN_MSG => known.transaction = value.eq_ignore_ascii_case("true"),
                 name::CLUSTER => known.cluster = true,
+                "__SHARDINGKEY" => known.fifo = true,
                 "TIMER_DELAY_SEC" | "TIMER_DELAY_MS" | "TIMER_DELIVER_MS" => known.timer = true,
                 _ => {}
             }
         }
         known
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Known { transaction: true, .. } => Kind::Transaction,
+            Known { fifo: true, .. } => Kind::Fifo,
+            Known { delay: Some(_), .. } => Kind::Delay,
+            _ => Kind::Normal,
+        }
     }
 }
 
@@ -109,6 +121,9 @@ impl Broker {
             if m.reconsume_times > max {
                 dlq = self.dead_letters(group)?;
                 (target, target_queue, level) = (&dlq.topic_name, 0, 0);
+                let origin = properties::get(m.properties.as_bytes(), name::RETRY_TOPIC);
+                let counters = self.stats.group(group, origin.unwrap_or(m.topic));
+                counters.dead.fetch_add(1, Ordering::Relaxed);
             }
         }
 
@@ -147,7 +162,8 @@ impl Broker {
             body: m.body,
             properties: text,
         };
-        let appended = if half { self.put_half(&message)? } else { self.append(&[message])? };
+        let appended =
+            if half { self.put_half(&message)? } else { self.append(known.kind(), &[message])? };
         let physical_offsets = vec![appended.physical_offset];
         Ok(Sent { appended, queue_id, physical_offsets, wait: !known.no_wait })
     }
@@ -189,7 +205,7 @@ impl Broker {
         if messages.is_empty() {
             return Err(malformed());
         }
-        let appended = self.append(&messages)?;
+        let appended = self.append(Known::of(m.properties).kind(), &messages)?;
         let host = self.store.log().store_host();
         let mut at = appended.physical_offset;
         let physical_offsets = messages
@@ -322,26 +338,31 @@ impl Broker {
             (text, queue_id) = self.delayed(&text, &retry.topic_name, queue, level);
             topic = SCHEDULE_TOPIC;
         }
-        let appended = self.append(&[Message {
-            topic,
-            queue_id,
-            reconsume_times: times.saturating_add(1),
-            properties: &text,
-            ..record.message()
-        }])?;
+        let appended = self.append(
+            Kind::Delay,
+            &[Message {
+                topic,
+                queue_id,
+                reconsume_times: times.saturating_add(1),
+                properties: &text,
+                ..record.message()
+            }],
+        )?;
         let origin = properties::get(&text, name::RETRY_TOPIC).unwrap_or(record.topic());
-        self.stats.group(group, origin).sent_back.add(1, 0);
+        let counters = self.stats.group(group, origin);
+        counters.sent_back.add(1, 0);
+        counters.dead.fetch_add(u64::from(topic != SCHEDULE_TOPIC), Ordering::Relaxed);
         Ok(Some(appended))
     }
 
     /// Appends messages of one topic and queue, and counts them.
-    pub(super) fn append(&self, messages: &[Message<'_>]) -> StoreResult<Appended> {
+    pub(super) fn append(&self, kind: Kind, messages: &[Message<'_>]) -> StoreResult<Appended> {
         let start = Instant::now();
         let appended = self.store.append_all(messages);
         match (&appended, messages) {
             (Ok(at), [first, ..]) => {
                 let (count, bytes) = (messages.len() as u64, at.end - at.physical_offset);
-                self.stats.put(first.topic, count, bytes, start.elapsed());
+                self.stats.put(first.topic, kind, count, bytes, start.elapsed());
             }
             _ => self.stats.failed_puts.add(1, 0),
         }

@@ -140,12 +140,13 @@ fn start(args: Args) -> Result<(), Error> {
         let running = run::serve(opened.service, listener, limits).await?;
         let registrar = register(&conf, servers, &running);
         let namesrv = name_server.as_ref().map(|(_, at)| *at);
-        say(&banner(&conf, namesrv, flush, &opened.report, began.elapsed()));
+        say(&banner(&conf, namesrv, running.metrics, flush, &opened.report, began.elapsed()));
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
         tracing::info!("stopping");
+        running.service.metrics.stopping();
         registrar.stop().await;
         let closed = running.stop().await;
         let _ = stop.send(true);
@@ -204,6 +205,7 @@ fn register(conf: &BrokerConf, servers: Servers, running: &run::Running) -> Regi
 fn banner(
     conf: &BrokerConf,
     namesrv: Option<SocketAddr>,
+    metrics: Option<SocketAddr>,
     flush: FlushPolicy,
     report: &mq_store::recover::RecoveryReport,
     took: Duration,
@@ -239,6 +241,8 @@ fn banner(
     } else if let Some(first) = conf.namesrv_addr.0.first() {
         try_at.clone_from(first);
     }
+    let metrics =
+        metrics.map(|at| format!("  metrics      http://{at}/metrics\n")).unwrap_or_default();
     // The first words are those that RocketMQ's scripts look for.
     format!(
         "The broker[{}, {advertised}] boot success. serializeType=JSON and name server is {try_at}\n\
@@ -247,7 +251,7 @@ fn banner(
          \x20 name server  {names}\n\
          \x20 store        {}, {free}\n\
          \x20 recovery     {report}\n\
-         \x20 flush        {flush}\n\
+         \x20 flush        {flush}\n{metrics}\
          \x20 try          mq-bench send --namesrv {try_at}\n\
          \x20              mq-store-inspect {} summary\n",
         conf.broker_name,

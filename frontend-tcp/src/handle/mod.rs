@@ -21,6 +21,8 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::conn::{Conn, Reply, Request};
 use crate::hold::Holds;
+use crate::metrics::Metrics;
+use crate::metrics::rpc::RpcLatencies;
 use crate::server::{Service, not_supported};
 use crate::sessions::Sessions;
 use crate::wire::codes::{request, response};
@@ -55,6 +57,7 @@ pub struct BrokerService {
     pub tuning: RwLock<Tuning>,
     pub region: String,
     pub config: admin::ConfigAccess,
+    pub metrics: Metrics,
 }
 
 /// Who may ask for something.
@@ -207,6 +210,10 @@ impl Service for BrokerService {
             tracing::debug!("{} of {}: {failure}", request::name(code), conn.peer());
             failure.command().into()
         })
+    }
+
+    fn latencies(&self) -> Option<&Arc<RpcLatencies>> {
+        self.metrics.rpc.as_ref()
     }
 
     fn closed(&self, conn: &Arc<Conn>) {

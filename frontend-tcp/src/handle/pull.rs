@@ -62,6 +62,7 @@ pub fn pull(
         scan: most.scan,
     };
     let counters = broker.stats().group(h.group, h.topic);
+    counters.pulled_from(h.queue_id, h.queue_offset);
     let read = broker.pull(h.topic, h.queue_id, h.queue_offset, &limits, &filter, &counters);
     let may_wait = h.sys_flag & MAY_WAIT != 0 && h.suspend_timeout_ms > 0;
     if !may_wait

@@ -34,6 +34,7 @@ pub fn settings(root: &Path) -> Settings {
         region: "DefaultRegion".into(),
         admins: Box::new(|_| false),
         config: Default::default(),
+        metrics: Default::default(),
     }
 }
 
