@@ -418,6 +418,17 @@ conf! {
     flush_commit_log_thorough_interval: i64 = 10_000,
         "flushCommitLogThoroughInterval" in PERIOD;
     sync_flush_timeout: i64 = 5_000, "syncFlushTimeout" in PERIOD;
+    /// An append that waits for longer for others is refused: SYSTEM_BUSY.
+    os_page_cache_busy_time_out_mills: i64 = 1_000, "osPageCacheBusyTimeOutMills" in PERIOD;
+    broker_fast_failure_enable: bool = true, "brokerFastFailureEnable", run_time;
+    /// A message that waits for longer to be handled is refused: SYSTEM_BUSY.
+    wait_time_mills_in_send_queue: i64 = 200, "waitTimeMillsInSendQueue" in PERIOD, run_time;
+    /// Sends that wait for the disk, under sync flush; more are refused.
+    send_thread_pool_queue_capacity: usize = 10_000,
+        "sendThreadPoolQueueCapacity" in 1..=10_000_000, run_time;
+    /// Pulls that wait for messages; more are refused.
+    pull_thread_pool_queue_capacity: usize = 100_000,
+        "pullThreadPoolQueueCapacity" in 1..=10_000_000, run_time;
     max_message_size: usize = 4 << 20, "maxMessageSize" in 1..=12 << 20;
     /// Hours.
     file_reserved_time: i64 = 72, "fileReservedTime" in 0..=1_000_000, run_time;
@@ -499,11 +510,11 @@ const BROKER_IGNORED: &[Ignored] = &[
         consumerManageThreadPoolNums consumerManagerThreadPoolQueueCapacity
         endTransactionPoolQueueCapacity endTransactionThreadPoolNums heartbeatThreadPoolNums
         heartbeatThreadPoolQueueCapacity processReplyMessageThreadPoolNums
-        pullMessageThreadPoolNums pullThreadPoolQueueCapacity putMessageFutureThreadPoolNums
+        pullMessageThreadPoolNums  putMessageFutureThreadPoolNums
         putThreadPoolQueueCapacity queryMessageThreadPoolNums queryThreadPoolQueueCapacity
-        replyThreadPoolQueueCapacity sendMessageThreadPoolNums sendThreadPoolQueueCapacity
-        brokerFastFailureEnable waitTimeMillsInHeartbeatQueue waitTimeMillsInPullQueue
-        waitTimeMillsInSendQueue waitTimeMillsInTransactionQueue
+        replyThreadPoolQueueCapacity sendMessageThreadPoolNums 
+        waitTimeMillsInHeartbeatQueue waitTimeMillsInPullQueue
+        waitTimeMillsInTransactionQueue
         serverAsyncSemaphoreValue serverCallbackExecutorThreads serverOnewaySemaphoreValue
         serverSelectorThreads serverWorkerThreads useEpollNativeSelector
         clientAsyncSemaphoreValue clientCallbackExecutorThreads clientOnewaySemaphoreValue
@@ -526,7 +537,7 @@ const BROKER_IGNORED: &[Ignored] = &[
         fastFailIfNoBufferInStorePool flushCommitLogTimed flushConsumeQueueLeastPages
         flushConsumeQueueThoroughInterval flushIntervalConsumeQueue
         flushLeastPagesWhenWarmMapedFile maxTransferBytesOnMessageInDisk
-        maxTransferCountOnMessageInDisk messageIndexSafe osPageCacheBusyTimeOutMills
+        maxTransferCountOnMessageInDisk messageIndexSafe
         putMsgIndexHightWater redeleteHangedFileInterval transientStorePoolEnable
         transientStorePoolSize useReentrantLockWhenPutMessage warmMapedFileEnable",
     ),

@@ -68,6 +68,7 @@ impl Settings {
             index: conf.message_index_enable,
             flush,
             sync_flush_timeout_ms: conf.sync_flush_timeout,
+            append_timeout_ms: conf.os_page_cache_busy_time_out_mills.unsigned_abs(),
             max_body: conf.max_message_size,
             store_host: SocketAddr::new(advertised, conf.listen_port),
             retention: retention(conf),
@@ -160,6 +161,11 @@ fn tuning(conf: &BrokerConf) -> Tuning {
             bytes: conf.max_transfer_bytes_on_message_in_memory,
             ..ReadLimits::default()
         },
+        send_wait_ms: conf
+            .broker_fast_failure_enable
+            .then_some(conf.wait_time_mills_in_send_queue.unsigned_abs()),
+        send_capacity: conf.send_thread_pool_queue_capacity,
+        pull_capacity: conf.pull_thread_pool_queue_capacity,
         property_filter: conf.enable_property_filter,
     }
 }

@@ -156,13 +156,16 @@ async fn run<S: Service>(
                     return Ok(());
                 }
                 heard = Instant::now();
+                let mut read_at = heard;
                 wanted = loop {
-                    let wanted = handle_all(&mut buf, &mut out, conn, service, limits)?;
+                    let wanted = handle_all(&mut buf, read_at, &mut out, conn, service, limits)?;
                     if wanted > 0 {
                         break wanted;
                     }
-                    conn.drain(&mut out);
+                    conn.drain(&mut out, is_full);
                     write(&stream, &mut out, limits).await?;
+                    // How long the client took to read is no matter of ours.
+                    read_at = Instant::now();
                 };
             }
             () = conn.wake.notified() => {}
@@ -176,9 +179,14 @@ async fn run<S: Service>(
             }
             _ = stop.changed() => conn.close(),
         }
-        conn.drain(&mut out);
-        if !out.is_empty() {
-            write(&stream, &mut out, limits).await?;
+        loop {
+            let done = conn.drain(&mut out, is_full);
+            if !out.is_empty() {
+                write(&stream, &mut out, limits).await?;
+            }
+            if done {
+                break;
+            }
         }
         if conn.is_closing() {
             return Ok(());
@@ -208,10 +216,16 @@ fn poll_read(
     read
 }
 
+/// Enough to be written before anything is added.
+fn is_full(out: &Outgoing) -> bool {
+    out.bytes.len() > WRITE || out.slices.len() > 512
+}
+
 /// Handles the frames in `buf`. Returns the bytes wanted for the next one, or 0 if answers
 /// should be written first.
 fn handle_all<S: Service>(
     buf: &mut BytesMut,
+    read_at: Instant,
     out: &mut Outgoing,
     conn: &Arc<Conn>,
     service: &S,
@@ -231,7 +245,8 @@ fn handle_all<S: Service>(
         if head.is_response() {
             conn.answered(&head, frame.body);
         } else {
-            let request = Request { head: &head, body: frame.body, encoding: frame.encoding };
+            let (body, encoding, read_at) = (frame.body, frame.encoding, read_at.into_std());
+            let request = Request { head: &head, body, encoding, read_at };
             let measured = conn.latencies.as_deref().map(|all| (all, Instant::now()));
             let reply = service.handle(conn, &request);
             let one_way = head.is_one_way();
@@ -247,7 +262,7 @@ fn handle_all<S: Service>(
             }
         }
         buf.advance(total);
-        if out.bytes.len() > WRITE || out.slices.len() > 512 {
+        if is_full(out) {
             return Ok(0);
         }
     }

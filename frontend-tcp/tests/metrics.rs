@@ -58,7 +58,10 @@ async fn messages_latencies_and_lag() {
     call(&mut client, Command::new(77_777)).await;
 
     let page = get(&running, "/metrics").await;
-    assert!(page.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4"), "{page}");
+    assert!(
+        page.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4"),
+        "{page}"
+    );
     let of = |name: &str, labels: &[&str]| value(&page, name, labels);
     let normal = &["topic=\"T\"", "message_type=\"normal\"", "is_system=\"false\""];
     let own = &["cluster=\"DefaultCluster\"", "node_type=\"broker\"", "zone=\"a\""];

@@ -35,13 +35,27 @@ pub struct Tuning {
     /// Pulls wait for messages (`longPollingEnable`), or only for so many ms.
     pub long_polling: Result<(), i64>,
     pub pull_limits: ReadLimits,
+    /// Messages that waited for longer to be handled are refused (`waitTimeMillsInSendQueue`),
+    /// ms; none if there is no such limit (`brokerFastFailureEnable`).
+    pub send_wait_ms: Option<u64>,
+    /// Sends that wait for the disk, at most (`sendThreadPoolQueueCapacity`).
+    pub send_capacity: usize,
+    /// Pulls that wait for messages, at most (`pullThreadPoolQueueCapacity`).
+    pub pull_capacity: usize,
     /// Expressions over properties are served (`enablePropertyFilter`).
     pub property_filter: bool,
 }
 
 impl Default for Tuning {
     fn default() -> Tuning {
-        Tuning { long_polling: Ok(()), pull_limits: ReadLimits::default(), property_filter: false }
+        Tuning {
+            long_polling: Ok(()),
+            pull_limits: ReadLimits::default(),
+            send_wait_ms: Some(200),
+            send_capacity: 10_000,
+            pull_capacity: 100_000,
+            property_filter: false,
+        }
     }
 }
 
@@ -162,6 +176,7 @@ impl Failure {
                 Refusal::NoPermission(_) => response::NO_PERMISSION,
                 Refusal::Invalid(_) => response::INVALID_PARAMETER,
                 Refusal::Illegal(_) | Refusal::Store(Error::Limit(_)) => response::MESSAGE_ILLEGAL,
+                Refusal::Store(Error::Busy(_)) => response::SYSTEM_BUSY,
                 Refusal::Store(
                     Error::DiskFull { .. }
                     | Error::AboveWatermark { .. }
@@ -171,6 +186,12 @@ impl Failure {
                 _ => response::SYSTEM_ERROR,
             },
         }
+    }
+
+    /// More waits than is put up with. In RocketMQ's words.
+    pub fn overload() -> Failure {
+        let text = "[OVERLOAD]system busy, start flow control for a while";
+        Failure::Code(response::SYSTEM_BUSY, text.into())
     }
 
     pub fn command(&self) -> Command {

@@ -83,7 +83,10 @@ pub fn pull(
         filter,
         counters,
     };
-    service.holds.hold(pull, request.ticket(conn), broker.now_ms() + wait);
+    let (ticket, until) = (request.ticket(conn), broker.now_ms() + wait);
+    if !service.holds.hold(pull, ticket, until, tuning.pull_capacity) {
+        return Err(Failure::overload());
+    }
     // One that came while nobody held the pull would not wake it.
     if broker.store().max_offset(h.topic, h.queue_id) > read.max {
         service.holds.wake(h.topic, h.queue_id, |p| p.offset == h.queue_offset);
