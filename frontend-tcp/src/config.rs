@@ -288,7 +288,9 @@ macro_rules! conf {
                 let mut conf = $name::default();
                 let mut warnings = Vec::new();
                 if let Some(file) = file {
-                    warnings = load(file, $fixed, $ignored, &mut |key, value| conf.put(key, value))?;
+                    let known: Vec<_> = conf.get_all().into_iter().map(|(key, _)| key).collect();
+                    let mut put = |key: &str, value: &str| conf.put(key, value);
+                    warnings = load(file, &known, $fixed, $ignored, &mut put)?;
                 }
                 conf.finish()?;
                 Ok((conf, warnings))
@@ -350,6 +352,7 @@ fn in_range<T: PartialOrd + Display>(
 
 fn load(
     file: &Path,
+    honoured: &[&str],
     fixed: &[Fixed],
     ignored: &[Ignored],
     put: &mut dyn FnMut(&str, &str) -> Result<(), SetError>,
@@ -357,7 +360,7 @@ fn load(
     let text = std::fs::read_to_string(file).map_err(|e| ConfError::Read(file.into(), e))?;
     let place = |line| format!("{}:{line}", file.display());
     let entries = read_properties(&text).map_err(|(line, e)| ConfError::Syntax(place(line), e))?;
-    let mut warnings = Vec::new();
+    let (mut warnings, mut without_effect) = (Vec::new(), Vec::new());
     for Entry { line, key, value } in entries {
         match put(&key, &value) {
             Ok(()) => continue,
@@ -374,13 +377,30 @@ fn load(
             }
             continue;
         }
-        let known = |keys: &str| keys.split_whitespace().any(|k| k == key);
-        warnings.push(match ignored.iter().find(|(_, keys)| known(keys)) {
-            Some((why, _)) => format!("{}: {key} has no effect: {why}", place(line)),
-            None => format!("{}: {key} is not known here; it has no effect", place(line)),
-        });
+        let known = || ignored.iter().flat_map(|(_, keys)| keys.split_whitespace());
+        if known().any(|k| k == key) {
+            without_effect.push(key);
+            continue;
+        }
+        let others = honoured.iter().copied().chain(known()).chain(fixed.iter().map(|(k, ..)| *k));
+        let meant = nearest(&key, others).map_or(String::new(), |k| format!("; {k} is meant?"));
+        warnings.push(format!("{}: {key} is not known; it has no effect{meant}", place(line)));
+    }
+    if !without_effect.is_empty() {
+        let list = without_effect.join(", ");
+        tracing::info!(
+            "{}: without effect here, see docs/configuration.md: {list}",
+            file.display()
+        );
     }
     Ok(warnings)
+}
+
+/// The key that was probably meant.
+fn nearest<'a>(key: &str, keys: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let like = |k: &str| strsim::jaro_winkler(&k.to_lowercase(), &key.to_lowercase());
+    let nearest = keys.map(|k| (like(k), k)).max_by(|a, b| a.0.total_cmp(&b.0))?;
+    (nearest.0 > 0.92).then_some(nearest.1)
 }
 
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -453,6 +473,9 @@ conf! {
     reject_transaction_message: bool = false, "rejectTransactionMessage", run_time;
     enable_property_filter: bool = false, "enablePropertyFilter", run_time;
     trace_topic_enable: bool = false, "traceTopicEnable";
+    /// Producers are told to trace what they send.
+    trace_on: bool = true, "traceOn";
+    notify_consumer_ids_changed_enable: bool = true, "notifyConsumerIdsChangedEnable", run_time;
     msg_trace_topic_name: String = "RMQ_SYS_TRACE_TOPIC".into(), "msgTraceTopicName";
     region_id: String = "DefaultRegion".into(), "regionId";
     server_channel_max_idle_time_seconds: i64 = 120,
@@ -539,13 +562,13 @@ const BROKER_IGNORED: &[Ignored] = &[
         flushLeastPagesWhenWarmMapedFile maxTransferBytesOnMessageInDisk
         maxTransferCountOnMessageInDisk messageIndexSafe
         putMsgIndexHightWater redeleteHangedFileInterval transientStorePoolEnable
-        transientStorePoolSize useReentrantLockWhenPutMessage warmMapedFileEnable",
+        transientStorePoolSize readOnlyCommitLogStorePaths useReentrantLockWhenPutMessage warmMapedFileEnable",
     ),
     (
         "there is no replication yet",
         "dLegerGroup dLegerPeers dLegerSelfId haHousekeepingInterval haListenPort
         haMasterAddress haSendHeartbeatInterval haSlaveFallbehindMax haTransferBatchSize
-        isEnableBatchPush offsetCheckInSlave preferredLeaderId slaveReadEnable slaveTimeout",
+        enableBatchPush offsetCheckInSlave preferredLeaderId slaveReadEnable slaveTimeout storePathDLedgerCommitLog",
     ),
     (
         "the feature is not there",
@@ -562,7 +585,7 @@ const BROKER_IGNORED: &[Ignored] = &[
         "it is always done the usual way",
         "brokerTopicEnable clusterTopicEnable compressedRegister filterDataCleanTimeSpan
         flushConsumerOffsetHistoryInterval forceRegister maxDelayTime
-        notifyConsumerIdsChangedEnable startAcceptSendRequestTimeStamp traceOn
+        startAcceptSendRequestTimeStamp
         enableScheduleAsyncDeliver scheduleAsyncDeliverMaxPendingLimit
         scheduleAsyncDeliverMaxResendNum2Blocked autoDeleteUnusedStats enableDetailStat
         enableScheduleMessageStats isolateLogEnable",
@@ -699,7 +722,7 @@ mod tests {
     fn files_say_what_is_wrong_and_where() {
         let (conf, warnings) = loaded(
             "brokerName=b\nlistenPort = 20911 \ndeleteWhen=04;16\nnamesrvAddr=a:1;b:2\n\
-            sendMessageThreadPoolNums=4\nnosuch=1\nbrokerRole=ASYNC_MASTER\n",
+            sendMessageThreadPoolNums=4\nnosuch=1\nbrokerNmae=c\nbrokerRole=ASYNC_MASTER\n",
         )
         .unwrap();
         assert_eq!((&*conf.broker_name, conf.listen_port), ("b", 20911));
@@ -707,8 +730,8 @@ mod tests {
         assert_eq!(
             warnings,
             [
-                "broker.conf:5: sendMessageThreadPoolNums has no effect: requests need no thread pools here",
-                "broker.conf:6: nosuch is not known here; it has no effect",
+                "broker.conf:6: nosuch is not known; it has no effect",
+                "broker.conf:7: brokerNmae is not known; it has no effect; brokerName is meant?",
             ]
         );
         for (text, error) in [
@@ -739,6 +762,88 @@ mod tests {
         ] {
             assert_eq!(loaded(text).unwrap_err(), format!("broker.conf:{error}"));
         }
+    }
+
+    type Shown = Vec<(&'static str, String)>;
+
+    /// Of broker and name server: the keys that count, those with one value, those without.
+    fn tables() -> [(&'static str, Shown, &'static [Fixed], &'static [Ignored]); 2] {
+        let (broker, namesrv) = (BrokerConf::default(), NamesrvConf::default());
+        [
+            ("broker", broker.get_all(), BROKER_FIXED, BROKER_IGNORED),
+            ("namesrv", namesrv.get_all(), NAMESRV_FIXED, NAMESRV_IGNORED),
+        ]
+    }
+
+    /// A default without what this machine gives to it.
+    fn neutral(key: &str, value: &str) -> String {
+        let home = std::env::var("HOME").unwrap_or_default();
+        match key {
+            "brokerName" | "rocketmqHome" => String::new(),
+            _ => value.replacen(&format!("{home}/"), "~/", 1),
+        }
+    }
+
+    #[test]
+    fn every_key_of_rocketmq_is_honoured_or_named_with_its_default() {
+        let java = include_str!("../tests/data/keys-4.9.7.txt");
+        // Java's own default of a port is set by its start class.
+        let other = ["listenPort", "storePathCommitLog"];
+        for (whose, honoured, fixed, ignored) in tables() {
+            let of = |line: &'static str| line.strip_prefix(whose)?.trim().split_once('=');
+            for (key, default) in java.lines().filter_map(of) {
+                if let Some((_, value)) = honoured.iter().find(|(k, _)| *k == key) {
+                    let same = neutral(key, value) == default || other.contains(&key);
+                    assert!(same, "{whose} {key}: {value}, and {default} in Java");
+                } else if let Some((_, only, _)) = fixed.iter().find(|(k, ..)| *k == key) {
+                    assert!(only.eq_ignore_ascii_case(default), "{whose} {key}");
+                } else {
+                    let named = |(_, keys): &Ignored| keys.split_whitespace().any(|k| k == key);
+                    assert!(ignored.iter().any(named), "{whose} {key} is not named anywhere");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_documented_tables_are_these() {
+        use std::fmt::Write;
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+        let mut text = std::fs::read_to_string(&file).unwrap();
+        for (whose, honoured, fixed, ignored) in tables() {
+            let mut table = "\n| key | default | |\n|---|---|---|\n".to_string();
+            for (key, value) in &honoured {
+                let set = match whose {
+                    "broker" => BrokerConf::default().set(key, value),
+                    _ => NamesrvConf::default().set(key, value),
+                };
+                let when =
+                    if set == Err(SetError::AtStart(key.to_string())) { "" } else { "run time" };
+                let _ = writeln!(table, "| `{key}` | {} | {when} |", neutral(key, value));
+            }
+            table.push_str("\nOne value is accepted:\n\n| key | value | why |\n|---|---|---|\n");
+            for (key, only, why) in fixed {
+                let _ = writeln!(table, "| `{key}` | {only} | {why} |");
+            }
+            table.push_str("\nAccepted, and without effect:\n\n| why | keys |\n|---|---|\n");
+            for (why, keys) in ignored {
+                let mut keys: Vec<_> = keys.split_whitespace().map(|k| format!("`{k}`")).collect();
+                keys.sort();
+                let _ = writeln!(table, "| {why} | {} |", keys.join(" "));
+            }
+            let (begin, end) = (format!("<!-- {whose} -->\n"), format!("\n<!-- end {whose} -->"));
+            let (head, rest) = text.split_once(&begin).unwrap();
+            let (_, tail) = rest.split_once(&end).unwrap();
+            text = format!("{head}{begin}{table}{end}{tail}");
+        }
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(&file, &text).unwrap();
+        }
+        let is = std::fs::read_to_string(&file).unwrap();
+        assert!(
+            is == text,
+            "docs/configuration.md is old: UPDATE_DOCS=1 cargo test writes it anew"
+        );
     }
 
     #[test]

@@ -125,6 +125,9 @@ fn broker_config(conf: &BrokerConf) -> BrokerConfig {
         name: conf.broker_name.clone(),
         cluster: conf.broker_cluster_name.clone(),
         auto_create_topic: conf.auto_create_topic_enable,
+        trace_topic: conf.trace_topic_enable.then(|| conf.msg_trace_topic_name.clone()),
+        region: conf.region_id.clone(),
+        trace: conf.trace_on,
         auto_create_group: conf.auto_create_subscription_group,
         default_topic_queues: conf.default_topic_queue_nums,
         permission: conf.broker_permission,
@@ -166,6 +169,8 @@ fn tuning(conf: &BrokerConf) -> Tuning {
             .then_some(conf.wait_time_mills_in_send_queue.unsigned_abs()),
         send_capacity: conf.send_thread_pool_queue_capacity,
         pull_capacity: conf.pull_thread_pool_queue_capacity,
+        notify_changes: conf.notify_consumer_ids_changed_enable,
+        trace: conf.trace_on,
         property_filter: conf.enable_property_filter,
     }
 }
@@ -226,6 +231,7 @@ pub fn open(
         holds,
         advertised,
         admins: settings.admins,
+        trace: settings.tuning.trace,
         tuning: RwLock::new(settings.tuning),
         region: settings.region,
         config: settings.config,

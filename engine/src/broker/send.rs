@@ -64,6 +64,7 @@ struct Known<'a> {
     transaction: bool,
     timer: bool,
     cluster: bool,
+    region: bool,
     fifo: bool,
 }
 
@@ -76,6 +77,7 @@ impl<'a> Known<'a> {
                 name::WAIT => known.no_wait = value == "false",
                 name::TRAN_MSG => known.transaction = value.eq_ignore_ascii_case("true"),
                 name::CLUSTER => known.cluster = true,
+                name::MSG_REGION => known.region = true,
                 "__SHARDINGKEY" => known.fifo = true,
                 "TIMER_DELAY_SEC" | "TIMER_DELAY_MS" | "TIMER_DELIVER_MS" => known.timer = true,
                 _ => {}
@@ -135,18 +137,15 @@ impl Broker {
         if may_wait {
             (properties, target_queue) = {
                 let (mut text, queue) = self.delayed(text, target, target_queue, level);
-                if !known.cluster {
-                    properties::push(&mut text, name::CLUSTER, &self.config().cluster);
-                }
+                self.stamp(&mut text, &known);
                 (text, queue)
             };
             text = &properties;
             target = SCHEDULE_TOPIC;
-        } else if !known.cluster {
-            // Those who reply to a message find their way by it.
-            let mut with = Vec::with_capacity(text.len() + 32);
+        } else if !known.cluster || !known.region {
+            let mut with = Vec::with_capacity(text.len() + 80);
             with.extend_from_slice(text);
-            properties::push(&mut with, name::CLUSTER, &self.config().cluster);
+            self.stamp(&mut with, &known);
             properties = with;
             text = &properties;
         }
@@ -218,6 +217,19 @@ impl Broker {
             .collect();
         let wait = !Known::of(m.properties).no_wait;
         Ok(Sent { appended, queue_id, physical_offsets, wait })
+    }
+
+    /// Writes into a message where it came in: those who reply find their way by it, and
+    /// consumers trace only what says its region.
+    fn stamp(&self, text: &mut Vec<u8>, known: &Known<'_>) {
+        let config = self.config();
+        if !known.cluster {
+            properties::push(text, name::CLUSTER, &config.cluster);
+        }
+        if !known.region {
+            properties::push(text, name::MSG_REGION, &config.region);
+            properties::push(text, name::TRACE_ON, if config.trace { "true" } else { "false" });
+        }
     }
 
     fn sys_flag(&self, of_message: i32, topic: &TopicConfig) -> i32 {

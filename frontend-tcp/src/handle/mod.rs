@@ -42,6 +42,10 @@ pub struct Tuning {
     pub send_capacity: usize,
     /// Pulls that wait for messages, at most (`pullThreadPoolQueueCapacity`).
     pub pull_capacity: usize,
+    /// Members hear when others come and go (`notifyConsumerIdsChangedEnable`).
+    pub notify_changes: bool,
+    /// Producers are told to trace what they send (`traceOn`).
+    pub trace: bool,
     /// Expressions over properties are served (`enablePropertyFilter`).
     pub property_filter: bool,
 }
@@ -54,6 +58,8 @@ impl Default for Tuning {
             send_wait_ms: Some(200),
             send_capacity: 10_000,
             pull_capacity: 100_000,
+            notify_changes: true,
+            trace: true,
             property_filter: false,
         }
     }
@@ -70,6 +76,8 @@ pub struct BrokerService {
     pub admins: Box<dyn Fn(IpAddr) -> bool + Send + Sync>,
     pub tuning: RwLock<Tuning>,
     pub region: String,
+    /// Producers are told to trace what they send.
+    pub trace: bool,
     pub config: admin::ConfigAccess,
     pub metrics: Metrics,
 }

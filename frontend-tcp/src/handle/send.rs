@@ -148,7 +148,7 @@ pub(super) fn sent_fields(service: &BrokerService, sent: &Sent) -> Command {
 }
 
 pub(super) fn with_region(service: &BrokerService, command: Command) -> Command {
-    command.field("MSG_REGION", service.region.clone()).field("TRACE_ON", true)
+    command.field("MSG_REGION", service.region.clone()).field("TRACE_ON", service.trace)
 }
 
 header! {
