@@ -518,6 +518,32 @@ impl BrokerConf {
     }
 }
 
+/// Keys that RocketMQ marks as important and that count here.
+pub const IMPORTANT: [&str; 22] = [
+    "autoCreateSubscriptionGroup",
+    "autoCreateTopicEnable",
+    "brokerClusterName",
+    "brokerIP1",
+    "brokerId",
+    "brokerName",
+    "cleanFileForciblyEnable",
+    "deleteWhen",
+    "fileReservedTime",
+    "flushDiskType",
+    "maxTransferBytesOnMessageInMemory",
+    "maxTransferCountOnMessageInMemory",
+    "messageIndexEnable",
+    "msgTraceTopicName",
+    "namesrvAddr",
+    "rejectTransactionMessage",
+    "storePathCommitLog",
+    "storePathRootDir",
+    "traceTopicEnable",
+    "transactionCheckInterval",
+    "transactionCheckMax",
+    "transactionTimeOut",
+];
+
 const BROKER_FIXED: &[Fixed] = &[
     ("aclEnable", "false", "access control is not there yet, and nobody should think it is"),
     ("brokerRole", "ASYNC_MASTER", "replication is not there yet"),
@@ -850,6 +876,7 @@ mod tests {
     fn what_is_printed_is_read_back() {
         let conf = BrokerConf::default();
         let all = conf.get_all();
+        assert!(IMPORTANT.iter().all(|key| all.iter().any(|(k, _)| k == key)));
         assert!(all.is_sorted() && all.contains(&("diskMaxUsedSpaceRatio", "75".into())));
         let mut read = BrokerConf::default();
         for (key, value) in &all {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use mq_broker::config::{BrokerConf, NamesrvConf, Servers};
+use mq_broker::config::{BrokerConf, IMPORTANT, NamesrvConf, Servers};
 use mq_broker::namesrv::NameServer;
 use mq_broker::namesrv::register::{Registrar, Registration, Timing};
 use mq_broker::run::{self, Settings, log_to_stderr, say};
@@ -38,8 +38,11 @@ struct Args {
     #[arg(short, long = "configFile", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print all settings and exit
-    #[arg(short, long = "printConfigItem", short_alias = 'm', alias = "printImportantConfig")]
+    #[arg(short, long = "printConfigItem")]
     print: bool,
+    /// Print the settings that matter most and exit
+    #[arg(short = 'm', long = "printImportantConfig")]
+    print_important: bool,
     /// The store's folder, whatever storePathRootDir says; ./store if neither does
     #[arg(long, value_name = "PATH")]
     store: Option<PathBuf>,
@@ -97,8 +100,10 @@ fn start(args: Args) -> Result<(), Error> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    if args.print {
-        let lines = conf.get_all().into_iter().map(|(key, value)| format!("{key}={value}\n"));
+    if args.print || args.print_important {
+        let mut all = conf.get_all();
+        all.retain(|(key, _)| args.print || IMPORTANT.contains(key));
+        let lines = all.into_iter().map(|(key, value)| format!("{key}={value}\n"));
         say(&lines.collect::<String>());
         return Ok(());
     }
