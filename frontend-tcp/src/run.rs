@@ -170,7 +170,6 @@ fn tuning(conf: &BrokerConf) -> Tuning {
         send_capacity: conf.send_thread_pool_queue_capacity,
         pull_capacity: conf.pull_thread_pool_queue_capacity,
         notify_changes: conf.notify_consumer_ids_changed_enable,
-        trace: conf.trace_on,
         property_filter: conf.enable_property_filter,
     }
 }
@@ -208,7 +207,7 @@ pub fn open(
     settings: Settings,
     progress: &mut dyn FnMut(u64, u64),
 ) -> mq_store::Result<(Opened, SocketAddr, Limits)> {
-    let advertised = settings.store.store_host;
+    let (advertised, trace) = (settings.store.store_host, settings.broker.trace);
     let clock = Arc::new(SystemClock);
     let (store, report) = MessageStore::open_with(settings.store, Fs::default(), clock, progress)?;
     let store = Arc::new(store);
@@ -231,7 +230,7 @@ pub fn open(
         holds,
         advertised,
         admins: settings.admins,
-        trace: settings.tuning.trace,
+        trace,
         tuning: RwLock::new(settings.tuning),
         region: settings.region,
         config: settings.config,

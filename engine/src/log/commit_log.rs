@@ -82,6 +82,7 @@ struct Tail {
 /// The locked tail.
 struct Locked<'a> {
     tail: MutexGuard<'a, Tail>,
+    now_ms: i64,
     locked_at: &'a AtomicI64,
 }
 
@@ -147,16 +148,20 @@ impl CommitLog {
     }
 
     /// The tail, for an append; refused while another append does not get on.
-    fn lock(&self, now_ms: i64) -> Result<Locked<'_>> {
+    fn lock(&self, clock: &dyn Clock) -> Result<Locked<'_>> {
         let most = self.append_timeout.as_millis() as i64;
         let since = self.locked_at.load(Ordering::Relaxed);
-        if since > 0 && now_ms - since > most {
-            return Err(Error::Busy((now_ms - since).unsigned_abs()));
+        if since > 0 {
+            let held = clock.now_ms() - since;
+            if held > most {
+                return Err(Error::Busy(held.unsigned_abs()));
+            }
         }
         let tail = self.tail.try_lock_for(self.append_timeout);
         let tail = tail.ok_or(Error::Busy(most.unsigned_abs()))?;
+        let now_ms = clock.now_ms();
         self.locked_at.store(now_ms, Ordering::Relaxed);
-        Ok(Locked { tail, locked_at: &self.locked_at })
+        Ok(Locked { tail, now_ms, locked_at: &self.locked_at })
     }
 
     /// Appends messages of one queue, all or none, next to each other in one file.
@@ -179,8 +184,8 @@ impl CommitLog {
         if total > max {
             return Err(Limit::Record { len: total, max }.into());
         }
-        let now_ms = clock.now_ms();
-        let mut locked = self.lock(now_ms)?;
+        let mut locked = self.lock(clock)?;
+        let now_ms = locked.now_ms;
         let tail = &mut *locked.tail;
         if let Some(reason) = self.poison() {
             return Err(Error::Poisoned(reason.to_owned()));
@@ -191,7 +196,7 @@ impl CommitLog {
         let Tail { writer: Some(writer), base, last_time } = tail else {
             unreachable!("rolling leaves a writer");
         };
-        let store_timestamp = clock.now_ms().max(*last_time);
+        let store_timestamp = now_ms.max(*last_time);
         let physical_offset = *base + writer.position() as u64;
         let queue_offset = next_queue_offset.load(Ordering::Relaxed);
         let mut next = queue_offset;

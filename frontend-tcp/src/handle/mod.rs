@@ -44,8 +44,6 @@ pub struct Tuning {
     pub pull_capacity: usize,
     /// Members hear when others come and go (`notifyConsumerIdsChangedEnable`).
     pub notify_changes: bool,
-    /// Producers are told to trace what they send (`traceOn`).
-    pub trace: bool,
     /// Expressions over properties are served (`enablePropertyFilter`).
     pub property_filter: bool,
 }
@@ -59,7 +57,6 @@ impl Default for Tuning {
             send_capacity: 10_000,
             pull_capacity: 100_000,
             notify_changes: true,
-            trace: true,
             property_filter: false,
         }
     }
