@@ -9,17 +9,26 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mq_benches::{body, message, populated, store};
 use mq_store::codec::record::{Message, encoded_len};
 
-/// Bytes appended to one store at most, so that the disk holds it.
-const MOST: u64 = 2 << 30;
+/// Bytes appended to one store at most: a file of the log.
+const MOST: u64 = 1 << 30;
 /// Bytes of the mapping that the limits write to: more than the caches hold.
 const MAP: usize = 64 << 20;
 
 /// Time that `threads` take to append `count` messages, `batch` at a time, to a queue each.
-fn append(count: u64, threads: u64, batch: u64, size: usize) -> Duration {
+/// `populated`: the pages of the log are there before, so that the engine is measured and not how
+/// fast the kernel makes new ones.
+fn append(count: u64, threads: u64, batch: u64, size: usize, populated: bool) -> Duration {
     let (body, mut left, mut took) = (body(size), count, Duration::ZERO);
     while left > 0 {
         let (_dir, store) = store();
         let now = left.min(MOST / (size as u64 + 256));
+        if populated {
+            store.append(&message(0, &body)).unwrap();
+            let file = store.log().chain().last().unwrap().file;
+            let end = (now as usize * (size + 256)).min(file.len());
+            file.allocate(end).unwrap();
+            file.populate(0, end);
+        }
         let work = |queue: u64| {
             let messages: Vec<Message<'_>> =
                 (0..batch).map(|_| message(queue as i32, black_box(&body))).collect();
@@ -79,9 +88,11 @@ fn all(c: &mut Criterion) {
         group.throughput(Throughput::Bytes(size as u64));
         for &threads in threads {
             let name = if threads == 1 { name.into() } else { format!("{name} {threads} threads") };
-            group.bench_function(&name, |b| {
-                b.iter_custom(|count| append(count, threads, batch, size));
-            });
+            for (name, populated) in [(name.clone(), false), (format!("{name} populated"), true)] {
+                group.bench_function(name, |b| {
+                    b.iter_custom(|count| append(count, threads, batch, size, populated));
+                });
+            }
             for (what, crc) in [("copy", false), ("copy and crc", true)] {
                 group.bench_function(format!("{name} limit {what}"), |b| {
                     b.iter_custom(|count| table.write(|map| limit(map, count, threads, size, crc)));
