@@ -95,7 +95,8 @@ class Broker:
                 f"org.apache.rocketmq.{main}", *args]
 
     def start(self, settings=(), fresh=True):
-        """Starts it, and gives the milliseconds until the first message is in."""
+        """Starts it, and gives the milliseconds until the first message is in. A name server of
+        its own that is still there is kept."""
         if fresh:
             shutil.rmtree(STORE, ignore_errors=True)
             os.sync()
@@ -111,9 +112,10 @@ class Broker:
             self.launch("broker", [self.ours, "--store", STORE, "--listen", LISTEN,
                                    "--namesrv-listen", NAMESRV, "-c", RUN / "broker.conf"])
         elif self.kind == "java":
-            self.launch("namesrv", self.java("256m", "namesrv.NamesrvStartup",
-                                             "-c", RUN / "namesrv.conf"))
-            self.wait_for_port(NAMESRV)
+            if not self.processes:
+                self.launch("namesrv", self.java("256m", "namesrv.NamesrvStartup",
+                                                 "-c", RUN / "namesrv.conf"))
+                self.wait_for_port(NAMESRV)
             self.launch("broker", self.java("2g", "broker.BrokerStartup",
                                             "-c", RUN / "broker.conf"))
         else:
@@ -159,26 +161,30 @@ class Broker:
                 f"missing {told.get('missing', 0)}")
         return told
 
-    def stop(self):
-        """Asks it to end, and gives the milliseconds that it took; the name server's too."""
+    def stop(self, keep_namesrv=False):
+        """Asks the broker to end, then its name server; gives the milliseconds that it took."""
         began = now_ms()
-        for process in reversed(self.processes):
-            process.terminate()
         try:
-            for process in self.processes:
+            for process in reversed(self.processes[self.kept(keep_namesrv):]):
+                process.terminate()
                 process.wait(120)
         except subprocess.TimeoutExpired as e:
             raise Trouble(f"{self.kind} does not end") from e
         finally:
-            self.kill()
-        return now_ms() - began
+            took = now_ms() - began
+            self.kill(keep_namesrv)
+        return took
 
-    def kill(self):
-        for process in self.processes:
+    def kill(self, keep_namesrv=False):
+        kept = self.kept(keep_namesrv)
+        for process in self.processes[kept:]:
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
             process.wait()
-        self.processes = []
+        del self.processes[kept:]
+
+    def kept(self, keep_namesrv):
+        return len(self.processes) - 1 if keep_namesrv and self.processes else 0
 
     def memory(self):
         """MiB of broker and name server: resident, and of that what is no mapped file."""

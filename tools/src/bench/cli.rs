@@ -145,7 +145,8 @@ pub struct SendArgs {
     #[arg(long, value_name = "R", value_parser = value_parser!(u32).range(1..=10_000_000))]
     pub rate: Option<u32>,
     /// Spread the messages over the topic and others: NAME, NAME-1, NAME-2 …
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "one_way",
+          value_parser = value_parser!(u32).range(1..=100_000))]
     pub topics: u32,
     /// Deliver later: the level of every message (DELAY)
     #[arg(long, value_name = "L", default_value_t = 0, value_parser = value_parser!(u32).range(0..=18))]
