@@ -39,6 +39,7 @@ pub fn plan(view: &StoreView, found: &Findings) -> Patches {
     let file_len = view.log().file_len() as u64;
     let mut ranges: Vec<_> = found.holes.iter().chain(&found.bad_records).copied().collect();
     ranges.sort_unstable();
+    ranges.dedup();
     let mut patches = Patches::default();
     for (from, to) in ranges {
         let mut at = from;

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::ControlFlow;
 
-use mq_store::codec::record::{Record, sys_flag};
+use mq_store::codec::record::{MIN_LEN, Record, sys_flag};
 use mq_store::config::StoreConfig;
 use mq_store::log::scan::{self, Checks, End, Step, Why};
 use mq_store::view::{ConfigFile, Misfit, StoreView};
@@ -157,7 +157,7 @@ impl Check<'_> {
         let from = files.first().map_or(0, |s| s.base);
         let limit = files.last().map_or(0, |s| s.limit());
         let mut progress = Progress::new("log", limit - from);
-        let checks = Checks { crc_from: 0, lost_pages: !self.live && self.unfinished };
+        let checks = Checks { crc_from: 0, lost_pages: !self.live };
         let End { at, why, last_time } = scan::walk(&files, from, checks, |step| {
             let result = match &step {
                 Step::Record(r) | Step::BadBody(r) => {
@@ -199,18 +199,20 @@ impl Check<'_> {
     }
 
     fn record(&mut self, r: &Record<'_>, keys: &Keys<'_>, is_bad: bool) -> Result<(), Failure> {
+        let at = r.physical_offset().unsigned_abs();
         let damage = if is_bad { damage_of(r) } else { damage_beside_body(r) };
-        if let Some(what) = damage {
-            let at = r.physical_offset().unsigned_abs();
+        // There is no room for more messages in front of it.
+        let has_place = u64::try_from(r.queue_offset()).is_ok_and(|n| n <= at / MIN_LEN as u64);
+        let misplaced =
+            || (!has_place && r.is_dispatched()).then(|| "its queue offset cannot be".into());
+        if let Some(what) = damage.or_else(misplaced) {
             self.found.bad_records.push((at, at + r.size() as u64));
             self.tell(true, "log", &format!("the message at {at} ({}): {what}", r.topic()))?;
         }
         if r.sys_flag() & sys_flag::INNER_BATCH != 0 {
             *self.batches.entry((r.topic().to_owned(), r.queue_id())).or_default() += 1;
-        } else if r.is_dispatched()
-            && let Some(offset) = u64::try_from(r.queue_offset()).ok().filter(|n| *n < 1 << 56)
-        {
-            self.has_unit(r.topic(), r.queue_id(), offset, r, keys);
+        } else if r.is_dispatched() && has_place {
+            self.has_unit(r.topic(), r.queue_id(), r.queue_offset().unsigned_abs(), r, keys);
         }
         for (topic, offset) in keys.light_queues() {
             self.has_unit(topic, 0, offset, r, keys);

@@ -273,9 +273,24 @@ impl Check<'_> {
             if let Some(fault) = fault {
                 self.fault(topic, id, fault, offset);
             }
+            if fault == Some(Fault::NotOurs)
+                && let Some(r) = record
+                && self.is_nowhere(&r)
+            {
+                self.found.bad_records.push((unit.offset, unit.offset + r.size() as u64));
+            }
             true
         });
         units
+    }
+
+    /// Whether another message has the place that a record claims: then its topic, queue or
+    /// offset, which nothing covers, are not what was stored.
+    fn is_nowhere(&mut self, r: &Record<'_>) -> bool {
+        let Ok(offset) = u64::try_from(r.queue_offset()) else { return true };
+        let at = r.physical_offset().unsigned_abs();
+        let seen = self.seen(r.topic(), r.queue_id());
+        seen.and_then(|s| s.unit(offset)).is_some_and(|u| u.offset != at)
     }
 
     fn batch_units(&mut self, topic: &str, id: i32, log_end: u64) -> Result<u64, Failure> {
