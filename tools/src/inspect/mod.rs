@@ -82,7 +82,7 @@ enum Command {
     Offsets(Offsets),
     /// Checks every record, queue unit, index item and committed offset against each other.
     #[command(after_help = "Example: mq-store-inspect /data/store verify && echo sound")]
-    Verify,
+    Verify(Verify),
     /// Makes a damaged store one that brokers open, Java's too; keeps every byte that it changes.
     ///
     /// Damaged records of the log become fillers that no consumer sees, so that what stands behind
@@ -112,6 +112,13 @@ enum Command {
     /// A full-screen browser: topics, queues, messages, one message.
     #[command(after_help = "Example: mq-store-inspect /data/store browse\n\nKeys: ? shows them.")]
     Browse,
+}
+
+#[derive(Args)]
+struct Verify {
+    /// Also say how fast it was, beside a CRC alone over the same bytes.
+    #[arg(long)]
+    speed: bool,
 }
 
 #[derive(Args)]
@@ -350,7 +357,7 @@ fn run(cli: &Cli) -> Answer {
         Command::Message(args) => message::message(&view, args, &mut out),
         Command::Query(args) => message::query(&view, args, &mut out),
         Command::Offsets(args) => summary::offsets(&view, args, &mut out),
-        Command::Verify => verify::verify(&view, &mut out),
+        Command::Verify(args) => verify::verify(&view, args, &mut out),
         Command::Export(args) => export::export(&view, args, &mut out),
         Command::Browse => browse::run(view),
         Command::Import(_) | Command::Repair(_) => unreachable!("done above"),
