@@ -2,14 +2,13 @@
 
 use mq_store::broker::names::LIGHT_PREFIX;
 use mq_store::codec::ids;
-use mq_store::codec::properties::{NAME_VALUE, PAIR_END, name};
+use mq_store::codec::properties::{self, name};
 use mq_store::codec::record::Record;
 use mq_store::recover::{SCHEDULE_TOPIC, tags_code};
 
-#[derive(Default)]
 pub struct Keys<'a> {
-    pub unique: Option<&'a str>,
-    pub keys: Option<&'a str>,
+    unique: Option<&'a str>,
+    keys: Option<&'a str>,
     pub tags: Option<&'a str>,
     light_names: Option<&'a str>,
     light_offsets: Option<&'a str>,
@@ -17,30 +16,16 @@ pub struct Keys<'a> {
 
 impl<'a> Keys<'a> {
     pub fn of(r: &Record<'a>) -> Keys<'a> {
-        let mut found = Keys::default();
-        for pair in r.properties().split(|b| *b == PAIR_END) {
-            // No other name begins like one of these.
-            if !matches!(pair.first(), Some(b'U' | b'K' | b'T' | b'I')) {
-                continue;
-            }
-            let Some(at) = pair.iter().position(|b| *b == NAME_VALUE) else { continue };
-            let place = match &pair[..at] {
-                b"UNIQ_KEY" => &mut found.unique,
-                b"KEYS" => &mut found.keys,
-                b"TAGS" => &mut found.tags,
-                b"INNER_MULTI_DISPATCH" => &mut found.light_names,
-                b"INNER_MULTI_QUEUE_OFFSET" => &mut found.light_offsets,
-                _ => continue,
-            };
-            // Of a name given twice the last counts.
-            if let Ok(value) = std::str::from_utf8(&pair[at + 1..])
-                && !value.is_empty()
-            {
-                *place = Some(value);
-            }
-        }
-        debug_assert_eq!(found.tags, r.property(name::TAGS));
-        found
+        let names = [
+            name::UNIQ_KEY,
+            name::KEYS,
+            name::TAGS,
+            "INNER_MULTI_DISPATCH",
+            "INNER_MULTI_QUEUE_OFFSET",
+        ];
+        let [unique, keys, tags, light_names, light_offsets] =
+            properties::get_all(r.properties(), names);
+        Keys { unique, keys, tags, light_names, light_offsets }
     }
 
     /// What the record is indexed by, besides its tag.
