@@ -83,8 +83,10 @@ impl Decoded {
             let fact = |(name, cell): &(&str, Cell)| format!("{} {}", words(name), cell.text());
             facts.iter().map(fact).collect::<Vec<_>>().join(", ")
         };
-        let facts = if self.facts.is_empty() { String::new() } else { line(&self.facts) };
-        let mut lines = vec![[self.kinds.join(", "), facts].join(": ")];
+        let mut lines = vec![self.kinds.join(", ")];
+        if !self.facts.is_empty() {
+            lines[0] += &format!(": {}", line(&self.facts));
+        }
         lines.extend(self.parts.iter().map(|p| format!("- {}", line(p))));
         lines
     }

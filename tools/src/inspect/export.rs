@@ -8,6 +8,7 @@ use std::path::Path;
 use mq_store::codec::record::Record;
 use mq_store::log::scan::Step;
 use mq_store::view::StoreView;
+use serde_json::json;
 
 use super::line::Line;
 use super::message::files_of;
@@ -104,7 +105,9 @@ pub fn export(view: &StoreView, args: &Export, out: &mut Output) -> Answer {
     progress.clear();
     failed.map_err(Failure::Output)?;
     to.finish()?;
-    if args.output.is_some() {
+    if args.output.is_some() && out.json {
+        out.object(&json!({"exported": exported, "damaged": damaged}))?;
+    } else if args.output.is_some() {
         out.line(&format!("{} messages exported, {damaged} damaged", count(exported)))?;
     }
     Ok(damaged == 0)

@@ -224,7 +224,7 @@ impl Progress {
         let (bar, form) = match len {
             0 => (ProgressBar::new_spinner(), "{msg} {bytes} {bytes_per_sec}"),
             _ => {
-                let form = "{msg} {bar:30} {percent}% {bytes_per_sec} {eta} left";
+                let form = "{msg} {bar:30} {percent}% {eta} left";
                 (ProgressBar::new(len), form)
             }
         };

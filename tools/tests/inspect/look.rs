@@ -3,6 +3,7 @@
 use std::process::{Command, Stdio};
 
 use mq_store::codec::ids::tags_code;
+use mq_store::codec::record::{Message, sys_flag};
 use serde_json::Value;
 
 use crate::{Damage, Files, LOG_FILE, START, files, flip, json, numbers, open, run, store};
@@ -199,4 +200,51 @@ fn what_cannot_be_looked_at_is_two_and_a_closed_pipe_is_no_error() {
     let mut tool = tool.spawn().unwrap();
     drop(tool.stdout.take());
     assert!(tool.wait().unwrap().success());
+}
+
+#[test]
+fn a_message_says_what_it_means() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let append = |topic, sys_flag, half, body: &[u8], properties: &str| {
+        let message = Message {
+            topic,
+            queue_id: 0,
+            flag: 0,
+            sys_flag,
+            born_timestamp: START,
+            born_host: "127.0.0.1:1".parse().unwrap(),
+            reconsume_times: 0,
+            prepared_transaction_offset: half,
+            body,
+            properties: properties.as_bytes(),
+        };
+        store.append(&message).unwrap().physical_offset as i64
+    };
+    let (half, op) = ("RMQ_SYS_TRANS_HALF_TOPIC", "RMQ_SYS_TRANS_OP_HALF_TOPIC");
+    let halves = ["committed", "rolled", "open"].map(|key| {
+        let properties = format!(
+            "UNIQ_KEY\u{1}{key}\u{2}REAL_TOPIC\u{1}T\u{2}REAL_QID\u{1}2\u{2}PGROUP\u{1}P\u{2}"
+        );
+        append(half, 0, 0, b"x", &properties)
+    });
+    append("T", sys_flag::COMMIT, halves[0], b"x", "UNIQ_KEY\u{1}committed\u{2}");
+    append(op, 0, 0, b"0,1,", "TAGS\u{1}d\u{2}");
+    let delayed =
+        append("SCHEDULE_TOPIC_XXXX", 0, 0, b"x", "DELAY\u{1}2\u{2}REAL_TOPIC\u{1}T\u{2}");
+    drop(store);
+    for (at, state) in halves.iter().zip(["committed", "rolled back", "open"]) {
+        let decoded = &json(dir.path(), &["message", &at.to_string()])[0]["decoded"];
+        assert_eq!((&decoded["state"], &decoded["realTopic"]), (&state.into(), &"T".into()));
+    }
+    let (_, out, _) = run(dir.path(), &["message", &delayed.to_string()]);
+    assert!(
+        out.contains("meaning         delayed: delay level 2, due 2026-11-23 21:05:3"),
+        "{out}"
+    );
+    let (_, out, _) = run(dir.path(), &["messages", "--topic", "T", "--decode"]);
+    assert!(out.contains("    committed transaction: half position "), "{out}");
+    assert!(!run(dir.path(), &["messages", "--topic", "T"]).1.contains("half"));
+    let listed = json(dir.path(), &["messages", "--topic", op, "--decode"]);
+    assert_eq!(listed[0]["decoded"]["halfQueueOffsets"], "0,1");
 }

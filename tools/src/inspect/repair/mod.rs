@@ -222,8 +222,7 @@ fn move_offsets_back(fs: &Fs, attic: &Attic<'_>, view: &StoreView) -> Result<(),
             let Some((topic, _)) = key.split_once('@') else { continue };
             for (id, offset) in queues.as_object_mut().into_iter().flatten() {
                 let (Ok(id), Some(committed)) = (id.parse(), offset.as_i64()) else { continue };
-                // A queue that is not there says nothing of what was in it.
-                let Ok(max @ 1..) = max_offset(view, topic, id) else { continue };
+                let Ok(max) = max_offset(view, topic, id) else { continue };
                 if u64::try_from(committed).is_ok_and(|n| n > max) {
                     *offset = max.into();
                     file.touch();

@@ -1,11 +1,13 @@
 //! Units of messages that are lost.
 //!
-//! A queue has no gaps, so something must stand there. A Java broker that comes by a unit whose
-//! record it cannot find takes its file for deleted and passes by all units of that file. So the
-//! unit of the message before (or behind) is repeated: a reader gets that message once more,
-//! which consumers must bear, and goes on with the next.
+//! A queue has no gaps, so something must stand there. A filler says so, but points at position 0:
+//! a Java broker that finds no message where a unit points takes the file for deleted, and passes
+//! by all units that point into it. Where the next message stands in that first file, the unit of
+//! the message before (or behind) is repeated instead: a reader gets that message once more, which
+//! consumers must bear, and goes on with the next.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use mq_store::codec::queue_unit::{UNIT_LEN, Unit};
 use mq_store::os::fs::Fs;
@@ -55,32 +57,43 @@ fn lost(queue: &ConsumeQueue, patches: &Patches, fillers: bool) -> BTreeSet<u64>
     lost
 }
 
-/// Gives every lost offset of some queues, which are at rest, a neighbour's unit.
+/// Gives every lost offset of some queues, which are at rest, a unit that readers bear.
 pub fn put(
     fs: &Fs,
     view: &StoreView,
     queues: &[(String, i32)],
     patches: &Patches,
 ) -> Result<(), Failure> {
+    let log_file_len = view.log().file_len() as u64;
     for (topic, id) in queues {
         let queue = view.queue(topic, *id, &mut Vec::new())?;
-        let lost = lost(&queue, patches, true);
-        let is_good = |n: u64| queue.get(n).filter(|u| !lost.contains(&n) && !u.is_filler());
-        let mut before: Option<Unit> = None;
-        let mut last = None;
-        for offset in &lost {
-            // In a run of them the first one's neighbour serves all.
-            if last != offset.checked_sub(1) || before.is_none() {
-                before = offset.checked_sub(1).and_then(is_good);
-            }
-            last = Some(*offset);
-            let behind = || (*offset..queue.max_offset()).find_map(is_good);
-            let Some(unit) = before.or_else(behind) else { continue };
-            let at = offset * UNIT_LEN as u64;
-            let file_len = queue.chain().file_len() as u64;
-            let base = at - at % file_len;
-            fs.overwrite(&queue.chain().dir().join(file_name(base)), at - base, &unit.encode())?;
+        let lost: Vec<u64> = lost(&queue, patches, true).into_iter().collect();
+        for run in lost.chunk_by(|a, b| a + 1 == *b) {
+            let first = run[0];
+            write(fs, &queue, first..first + run.len() as u64, log_file_len)?;
         }
+    }
+    Ok(())
+}
+
+/// Writes the unit for a run of lost offsets, file by file.
+fn write(fs: &Fs, queue: &ConsumeQueue, run: Range<u64>, log_file_len: u64) -> Result<(), Failure> {
+    let before = run.start.checked_sub(1).and_then(|n| queue.get(n));
+    let unit = match queue.get(run.end) {
+        Some(behind) if behind.offset >= log_file_len => Unit::FILLER,
+        behind => match before.filter(|u| !u.is_filler()).or(behind) {
+            Some(unit) => unit,
+            None => return Ok(()),
+        },
+    };
+    let in_file = (queue.chain().file_len() / UNIT_LEN) as u64;
+    let mut at = run.start;
+    while at < run.end {
+        let (base, until) = (at - at % in_file, run.end.min(at - at % in_file + in_file));
+        let path = queue.chain().dir().join(file_name(base * UNIT_LEN as u64));
+        let bytes = unit.encode().repeat((until - at) as usize);
+        fs.overwrite(&path, (at - base) * UNIT_LEN as u64, &bytes)?;
+        at = until;
     }
     Ok(())
 }

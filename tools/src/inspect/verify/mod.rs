@@ -256,7 +256,11 @@ impl Check<'_> {
     /// Lets go of what is mapped, now and then.
     fn release(&mut self, at: u64) {
         if at.abs_diff(self.released) >= RELEASE_EVERY {
-            self.view.release();
+            let (from, to) = (self.released.min(at), self.released.max(at));
+            let files = self.view.log().all();
+            for s in files.iter().filter(|s| s.base < to && from < s.limit()) {
+                s.file.release(from.saturating_sub(s.base) as usize, (to - s.base) as usize);
+            }
             self.queues.release();
             self.released = at;
         }
