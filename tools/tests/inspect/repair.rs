@@ -205,6 +205,23 @@ fn every_byte_that_is_cut_or_replaced_is_kept() {
 }
 
 #[test]
+fn an_interrupted_repair_is_done_again() {
+    let dir = store();
+    let root = dir.path();
+    let (at, _) = place(root, 40);
+    flip(&log_file(root, at), (at % LOG_FILE) as usize + 100);
+    let queue = root.join(format!("consumequeue/Orders/1/{:020}", 0));
+    let units = std::fs::read(&queue).unwrap();
+    assert_eq!(run(root, &["repair"]).0, 0);
+    // As if it had ended before the units were seen to.
+    std::fs::write(&queue, units).unwrap();
+    assert_eq!(run(root, &["verify"]).0, 1);
+    let (code, out, errors) = run(root, &["repair"]);
+    assert_eq!(code, 0, "{out}{errors}");
+    assert_eq!(served(root), (0..90).filter(|n| *n != 40).collect::<Vec<_>>());
+}
+
+#[test]
 fn offsets_behind_the_end_go_back_to_it() {
     let dir = store();
     let offsets = dir.path().join("config/consumerOffset.json");

@@ -13,6 +13,7 @@ use mq_store::codec::queue_unit::{UNIT_LEN, Unit};
 use mq_store::os::fs::Fs;
 use mq_store::queue::consume_queue::ConsumeQueue;
 use mq_store::segment::file_name;
+use mq_store::store::as_record;
 use mq_store::view::StoreView;
 
 use super::Failure;
@@ -30,7 +31,7 @@ pub fn queues_that_point_into(
     for (topic, ids) in view.queues()? {
         for id in ids {
             let queue = view.queue(&topic, id, &mut Vec::new())?;
-            if !lost(&queue, patches, false).is_empty() {
+            if !lost(&queue, patches).is_empty() {
                 found.push((topic.clone(), id));
             }
         }
@@ -38,9 +39,8 @@ pub fn queues_that_point_into(
     Ok(found)
 }
 
-/// Offsets whose units point into the patched stretches; with `fillers` those that point nowhere
-/// too.
-fn lost(queue: &ConsumeQueue, patches: &Patches, fillers: bool) -> BTreeSet<u64> {
+/// Offsets whose units point into the patched stretches.
+fn lost(queue: &ConsumeQueue, patches: &Patches) -> BTreeSet<u64> {
     let mut lost = BTreeSet::new();
     for (from, to) in patches.ranges() {
         queue.for_each(queue.partition(|unit| unit.offset >= from), |offset, unit| {
@@ -50,11 +50,14 @@ fn lost(queue: &ConsumeQueue, patches: &Patches, fillers: bool) -> BTreeSet<u64>
             unit.offset < to
         });
     }
-    if fillers {
-        let all = queue.min_offset()..queue.max_offset();
-        lost.extend(all.filter(|n| queue.get(*n).is_none_or(|u| u.is_filler())));
-    }
     lost
+}
+
+/// Whether a unit points at no message that is shown: fillers of the queue, and of the log, which
+/// an interrupted repair may have left.
+fn points_nowhere(view: &StoreView, unit: Option<Unit>) -> bool {
+    let slice = unit.filter(|u| !u.is_filler()).and_then(|u| view.record_at(u.offset));
+    slice.as_deref().and_then(as_record).is_none_or(|r| !r.is_dispatched())
 }
 
 /// Gives every lost offset of some queues, which are at rest, a unit that readers bear.
@@ -67,7 +70,10 @@ pub fn put(
     let log_file_len = view.log().file_len() as u64;
     for (topic, id) in queues {
         let queue = view.queue(topic, *id, &mut Vec::new())?;
-        let lost: Vec<u64> = lost(&queue, patches, true).into_iter().collect();
+        let mut lost = lost(&queue, patches);
+        let all = queue.min_offset()..queue.max_offset();
+        lost.extend(all.filter(|n| points_nowhere(view, queue.get(*n))));
+        let lost: Vec<u64> = lost.into_iter().collect();
         for run in lost.chunk_by(|a, b| a + 1 == *b) {
             let first = run[0];
             write(fs, &queue, first..first + run.len() as u64, log_file_len)?;
