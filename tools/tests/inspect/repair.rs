@@ -222,6 +222,26 @@ fn an_interrupted_repair_is_done_again() {
 }
 
 #[test]
+fn zeros_in_a_property_take_no_message_away() {
+    let dir = store();
+    let root = dir.path();
+    let (at, size) = place(root, 40);
+    let zero = |from_end: u64| {
+        let path = log_file(root, at);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[((at + size) % LOG_FILE - from_end) as usize] = 0;
+        std::fs::write(path, bytes).unwrap();
+    };
+    zero(3);
+    assert_eq!(run(root, &["repair"]).0, 1, "told, and left");
+    assert_eq!(json(root, &["messages", "--topic", "Orders"]).len(), 90);
+    // The end was torn off.
+    zero(1);
+    assert_eq!(run(root, &["repair"]).0, 0);
+    assert_eq!(json(root, &["messages", "--topic", "Orders"]).len(), 89);
+}
+
+#[test]
 fn offsets_behind_the_end_go_back_to_it() {
     let dir = store();
     let offsets = dir.path().join("config/consumerOffset.json");

@@ -259,7 +259,7 @@ impl Check<'_> {
                             == (topic, id, Ok(offset))
                     };
                     let tags = keys.tags_code(&r, &self.config.delay_levels_ms);
-                    if !ours && is_stand_in(queue, &r, &unit) {
+                    if !ours && is_stand_in(queue, &r, &keys, &unit) {
                         Some(Fault::StandIn)
                     } else if !ours {
                         Some(Fault::NotOurs)
@@ -326,9 +326,11 @@ impl Check<'_> {
 }
 
 /// Whether a unit is the one of another message of its queue, as repair writes them for lost ones.
-fn is_stand_in(queue: &ConsumeQueue, r: &Record<'_>, unit: &Unit) -> bool {
-    (r.topic(), r.queue_id()) == (queue.topic(), queue.id())
-        && u64::try_from(r.queue_offset()).is_ok_and(|n| queue.get(n) == Some(*unit))
+fn is_stand_in(queue: &ConsumeQueue, r: &Record<'_>, keys: &Keys<'_>, unit: &Unit) -> bool {
+    let (topic, id) = (&**queue.topic(), queue.id());
+    let is_its = |offset| queue.get(offset) == Some(*unit);
+    (r.topic(), r.queue_id()) == (topic, id) && u64::try_from(r.queue_offset()).is_ok_and(is_its)
+        || keys.light_queues().any(|(light, offset)| light == topic && is_its(offset))
 }
 
 /// Whether the tags code may be another one than the record's: times of delivery depend on the
