@@ -46,7 +46,10 @@ pub fn plan(view: &StoreView, found: &Findings) -> Patches {
         while at < to && file_len > 0 {
             let base = at - at % file_len;
             let until = to.min(base + file_len);
-            let path = view.log().dir().join(file_name(base));
+            let path = match view.log().find(at) {
+                Some(file) => file.file.path().to_owned(),
+                None => view.log().dir().join(file_name(base)),
+            };
             let time = time_near(&files, from, to);
             patches.0.push(Patch { path, base, file_len, from: at, to: until, time });
             at = until;
