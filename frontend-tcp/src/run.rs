@@ -45,6 +45,21 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// A broker with everything as it is by default, on a free port of this machine alone.
+    pub fn at(root: &Path) -> Settings {
+        Settings {
+            store: StoreConfig::at(root),
+            broker: BrokerConfig::default(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            limits: Limits::default(),
+            tuning: Tuning::default(),
+            region: "DefaultRegion".into(),
+            admins: Box::new(|_| false),
+            config: ConfigAccess::default(),
+            metrics: Metrics::default(),
+        }
+    }
+
     /// What a configuration means.
     pub fn of(conf: &BrokerConf) -> Settings {
         let listen = SocketAddr::new(conf.bind_address, conf.listen_port);
