@@ -10,8 +10,6 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::codec::checkpoint::Checkpoint;
 use crate::codec::properties;
 use crate::codec::queue_unit::Unit;
@@ -24,6 +22,7 @@ use crate::os::map::MappedFile;
 use crate::queue::consume_queue::ConsumeQueue;
 use crate::queue::table::QueueTable;
 use crate::segment::{Chain, Segment, file_name};
+use crate::summary::{self, Summary};
 
 /// The topic whose queues hold delayed messages, a queue for each level.
 pub const SCHEDULE_TOPIC: &str = "SCHEDULE_TOPIC_XXXX";
@@ -35,7 +34,6 @@ const CHECKPOINT_SLACK_MS: i64 = 3000;
 const CLOCK_SLACK_MS: i64 = 86_400_000;
 /// So many offsets the last unit of a queue may skip where no record is known to be lost.
 const SKIPPED_AT_END: u64 = 8;
-const SUMMARY: &str = "mq-store.clean";
 
 /// What opening found, and did. Shown at start; nothing is dropped without a line here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +44,8 @@ pub struct RecoveryReport {
     pub fast: bool,
     /// Position of the log's first byte, and behind its last record.
     pub log: (u64, u64),
+    /// Where the walk over the log began. What is below was on the disk at a checkpoint.
+    pub walked_from: u64,
     /// Records walked.
     pub records: u64,
     /// Damage with intact records behind it.
@@ -88,6 +88,9 @@ impl fmt::Display for RecoveryReport {
         write!(f, "the store was {how}; log {} to {}", self.log.0, self.log.1)?;
         match self.fast {
             true => write!(f, ", as it was left")?,
+            false if self.walked_from > self.log.0 => {
+                write!(f, ", {} records checked from {} on", self.records, self.walked_from)?;
+            }
             false => write!(f, ", {} records checked", self.records)?,
         }
         write!(f, " in {} ms", self.took_ms)?;
@@ -103,23 +106,11 @@ impl fmt::Display for RecoveryReport {
         }
         if let Some(c) = &self.cut {
             let kept = c.kept.display();
-            write!(f, "\ncut {} bytes at {}: {}; kept in {kept}", c.bytes, c.at, c.why)?;
+            write!(f, "\ncut {} bytes at {}: {}", c.bytes, c.at, c.why)?;
+            write!(f, "; no intact record is behind; kept in {kept}")?;
         }
         self.notes.iter().try_for_each(|note| write!(f, "\n{note}"))
     }
-}
-
-/// What a clean close leaves for the next start. Believed only while nobody else has written.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Summary {
-    log_end: u64,
-    /// Physical offset of the last record.
-    last_record: Option<u64>,
-    last_time: i64,
-    queues: usize,
-    /// Sum of the queues' maximum offsets.
-    units: u64,
 }
 
 /// A store's parts, sound and ready to be continued.
@@ -187,21 +178,29 @@ pub fn recover(
     })?;
 
     let log_min = segments.first().map_or(0, |s| s.base);
-    let summary = if report.clean { read_summary(root) } else { None };
-    // From here on a crash may have left bytes that only the page cache has.
-    let unsynced_from = match report.clean {
-        true => u64::MAX,
-        false => crc_from(&segments, false, &checkpoint),
+    let holds = |name| Summary::read(root, name).filter(|s| s.holds(&segments, &queues));
+    let summary = if report.clean { holds(summary::CLEAN) } else { None };
+    let synced = if report.clean { None } else { holds(summary::SYNCED) };
+    for queue in queues.all() {
+        // What a killed process wrote since is in the page cache, perhaps not on the disk.
+        let on_disk = synced.as_ref().map_or(0, |s| queue.behind(s.log_end));
+        queue.is_on_disk(if report.clean { queue.max_offset() } else { on_disk });
+    }
+    let crc_from = match &synced {
+        Some(synced) => synced.log_end,
+        None => crc_from(&segments, report.clean, &checkpoint),
     };
-    let end = match summary.filter(|s| s.holds(&segments, &queues)) {
+    // From here on a crash may have left bytes that only the page cache has.
+    let unsynced_from = if report.clean { u64::MAX } else { crc_from };
+    let end = match summary.filter(|s| s.is_all(&segments, &queues)) {
         Some(summary) => {
             report.fast = true;
             End { at: summary.log_end, why: Why::Zeros, last_time: summary.last_time }
         }
         None => {
-            let crc_from = crc_from(&segments, report.clean, &checkpoint);
-            let checks = Checks { crc_from, lost_pages: !report.clean };
-            check_log(fs, &segments, checks, &queues, config, &mut report, progress)?
+            let last_time = synced.as_ref().map_or(0, |s| s.last_time);
+            let checks = Checks { crc_from, lost_pages: !report.clean, last_time };
+            check_log(fs, &segments, checks, &queues, config, synced, &mut report, progress)?
         }
     };
     report.log = (log_min, end.at);
@@ -213,7 +212,11 @@ pub fn recover(
     for queue in queues.all() {
         queue.follow_log(log_min)?;
     }
-    remove_summary(fs, root)?;
+    summary::remove(fs, root, summary::CLEAN)?;
+    if !report.fast && report.walked_from == log_min {
+        // It does not hold, or somebody else wrote to the store.
+        summary::remove(fs, root, summary::SYNCED)?;
+    }
     report.took_ms = began.elapsed().as_millis() as u64;
     Ok(Recovered { log, last_time: end.last_time, queues, checkpoint, report })
 }
@@ -349,13 +352,15 @@ fn crc_from(segments: &[Segment], clean: bool, checkpoint: &Checkpoint) -> u64 {
     bases.filter(|s| first_time(s).is_some_and(|t| t <= known)).map(|s| s.base).next().unwrap_or(0)
 }
 
-/// Walks the whole log and compares each queue with it.
+/// Walks the log, from where it was `synced`, and compares each queue with it.
+#[expect(clippy::too_many_arguments, reason = "called once")]
 fn check_log(
     fs: &Fs,
     segments: &[Segment],
     checks: Checks,
     queues: &QueueTable,
     config: &StoreConfig,
+    synced: Option<Summary>,
     report: &mut RecoveryReport,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<End> {
@@ -372,9 +377,14 @@ fn check_log(
         lost_bytes: 0,
         damage: Vec::new(),
     };
+    let from = synced.map_or(log_min, |s| s.log_end);
+    if from > log_min {
+        check.begin_at(from);
+    }
+    report.walked_from = from;
     let mut failed = Ok(());
-    let mut shown = log_min;
-    let end = scan::walk(segments, log_min, checks, |step| {
+    let mut shown = from;
+    let end = scan::walk(segments, from, checks, |step| {
         let record = match step {
             Step::Record(r) => r,
             Step::BadBody(r) => {
@@ -494,6 +504,19 @@ fn wrong_offset(offset: u64, unit: &Unit, topic: &str) -> Damage {
 }
 
 impl QueueCheck<'_> {
+    /// Has the units of records below `from` count as confirmed.
+    fn begin_at(&mut self, from: u64) {
+        for queue in self.queues.all() {
+            let next = queue.behind(from);
+            let deleted = self.deleted.get(&**queue.topic());
+            if next > 0 && !deleted.is_some_and(|at| is_older(queue.last_unit(), *at)) {
+                let of_topic = self.seen.entry((&**queue.topic()).into()).or_default();
+                let id = queue.id();
+                of_topic.insert(id, Seen { queue, next, written: 0, doubtful: None });
+            }
+        }
+    }
+
     fn unit(&mut self, record: &Record<'_>, offset: u64, unit: Unit) -> Result<()> {
         let (topic, id) = (record.topic(), record.queue_id());
         if self.deleted.get(topic).is_some_and(|at| unit.offset < *at) {
@@ -671,69 +694,4 @@ fn cut_log(
     }
     // A full last file gets its successor at the first append.
     Ok(Chain::new(fs, dir, file_len, kept))
-}
-
-impl Summary {
-    /// Whether the store is as it was when this was written.
-    fn holds(&self, segments: &[Segment], queues: &QueueTable) -> bool {
-        let of = |at: u64| segments.iter().find(|s| s.base <= at && at < s.limit());
-        let entry = |at: u64| of(at).map(|s| decode(s.tail(at)));
-        let last_is_there = match self.last_record {
-            None => self.log_end == 0,
-            Some(at) => match entry(at) {
-                Some(Ok(Entry::Record(r))) => {
-                    r.check_place(at).is_ok()
-                        && r.check_body().is_ok()
-                        && r.store_timestamp() == self.last_time
-                        && at + r.size() as u64 == self.log_end
-                }
-                _ => false,
-            },
-        };
-        let nothing_behind = matches!(entry(self.log_end), None | Some(Ok(Entry::End)));
-        let all = queues.all();
-        last_is_there
-            && nothing_behind
-            && segments.windows(2).all(|w| w[0].limit() == w[1].base)
-            && all.len() == self.queues
-            && all.iter().map(|q| q.max_offset()).sum::<u64>() == self.units
-    }
-}
-
-/// Writes down what the next start can compare with. Everything must be flushed.
-pub fn write_summary(
-    fs: &Fs,
-    root: &Path,
-    log_end: u64,
-    last_record: Option<(u64, i64)>,
-    queues: &QueueTable,
-) -> Result<()> {
-    // Queues without a unit have no folder and will not be there.
-    let offsets: Vec<u64> = queues
-        .all()
-        .iter()
-        .filter(|q| q.chain().first().is_some())
-        .map(|q| q.max_offset())
-        .collect();
-    let summary = Summary {
-        log_end,
-        last_record: last_record.map(|(at, _)| at),
-        last_time: last_record.map_or(0, |(_, time)| time),
-        queues: offsets.len(),
-        units: offsets.iter().sum(),
-    };
-    let json = serde_json::to_vec(&summary).unwrap_or_default();
-    fs.replace(&root.join(SUMMARY), &json, None)
-}
-
-fn read_summary(root: &Path) -> Option<Summary> {
-    serde_json::from_slice(&std::fs::read(root.join(SUMMARY)).ok()?).ok()
-}
-
-fn remove_summary(fs: &Fs, root: &Path) -> Result<()> {
-    if root.join(SUMMARY).exists() {
-        fs.remove(&root.join(SUMMARY))?;
-        fs.sync_dir(root)?;
-    }
-    Ok(())
 }

@@ -172,7 +172,7 @@ impl StoreView {
             visit(step)
         };
         let lost_pages = self.has_abort() && self.in_use().is_none();
-        let checks = Checks { crc_from: if crc { 0 } else { u64::MAX }, lost_pages };
+        let checks = Checks { crc_from: if crc { 0 } else { u64::MAX }, lost_pages, last_time: 0 };
         scan::walk(files, files.first().map_or(0, |s| s.base), checks, visit)
     }
 

@@ -390,3 +390,43 @@ fn one_file_that_was_cut_gets_its_length_back() {
     }
     assert_holds(&store, COUNT);
 }
+
+/// What was on the disk at the last checkpoint is not walked over again after a kill, unless
+/// something of it is not as it was.
+#[test]
+fn a_killed_store_is_walked_from_its_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    (0..300).for_each(|n| _ = append(&store, n));
+    store.write_checkpoint().unwrap();
+    (300..350).for_each(|n| _ = append(&store, n));
+    let killed = || copy_of(dir.path());
+    let whole = killed();
+    let (again, report) = open(whole.path());
+    assert_eq!((report.records, report.walked_from > 0), (50, true), "{report}");
+    assert_holds(&again, 350);
+    drop((again, whole));
+
+    type Harm = fn(&Path);
+    let harms: [Harm; 4] = [
+        |root| std::fs::remove_dir_all(root.join("consumequeue/T/1")).unwrap(),
+        |root| std::fs::remove_dir_all(root.join("consumequeue")).unwrap(),
+        |root| std::fs::remove_file(root.join("consumequeue/T/0/00000000000000001600")).unwrap(),
+        |root| std::fs::write(root.join("mq-store.synced"), "{}").unwrap(),
+    ];
+    for (n, harm) in harms.iter().enumerate() {
+        let harmed = killed();
+        harm(harmed.path());
+        let (again, report) = open(harmed.path());
+        assert_eq!((report.records, report.walked_from), (350, 0), "{n}: {report}");
+        assert_holds(&again, 350);
+    }
+    // Deleting a topic makes the queues others; soon there is another checkpoint.
+    (0..9).for_each(|n| _ = store.append(&message("gone", 0, &[n])).unwrap());
+    store.checkpoint_step().unwrap();
+    store.write_checkpoint().unwrap();
+    store.delete_topic("gone").unwrap();
+    assert_eq!(open(killed().path()).1.walked_from, 0);
+    store.checkpoint_step().unwrap();
+    assert!(open(killed().path()).1.walked_from > 0);
+}

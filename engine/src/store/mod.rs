@@ -47,6 +47,9 @@ pub struct MessageStore {
     deleted_to: AtomicU64,
     /// When the parts of upkeep are due, ms.
     due: Mutex<Due>,
+    /// When a checkpoint is due, ms, and where the log ended at the last one.
+    checkpoint_due: AtomicI64,
+    checkpoint_at: AtomicU64,
     flushed_at: AtomicI64,
     /// When it was last told that dispatch does not get on, ms.
     told_at: AtomicI64,
@@ -65,7 +68,6 @@ pub struct MessageStore {
 #[derive(Debug, Default)]
 struct Due {
     flush_queues: i64,
-    checkpoint: i64,
     retain: i64,
     watch: i64,
 }
@@ -148,7 +150,10 @@ impl MessageStore {
             deleted: Mutex::new(deleted),
             was_closed: report.clean,
             queues_doubtful: AtomicBool::new(false),
-            due: Mutex::new(Due { checkpoint: now + upkeep::CHECKPOINT_MS, ..Due::default() }),
+            due: Mutex::default(),
+            // The next start shall not have to do again what this one did.
+            checkpoint_due: AtomicI64::new(if report.fast { now + upkeep::CHECKPOINT_MS } else { now }),
+            checkpoint_at: AtomicU64::new(log.end()),
             flushed_at: AtomicI64::new(now),
             told_at: AtomicI64::new(i64::MIN / 2),
             threads: Mutex::new(Vec::new()),

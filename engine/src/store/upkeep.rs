@@ -12,10 +12,13 @@ use crate::log::flush::FlushPolicy;
 use crate::log::scan::{self, Checks, Step};
 use crate::recover;
 use crate::retain::Now;
+use crate::summary::{self, Summary};
 
-/// Queues are flushed this often, the checkpoint written that often, ms.
+/// Queues are flushed this often, the checkpoint is written that often, ms.
 const FLUSH_QUEUES_MS: i64 = 1_000;
 pub(super) const CHECKPOINT_MS: i64 = 60_000;
+/// And when so many bytes were appended since: a start after a crash walks over no more.
+const CHECKPOINT_BYTES: u64 = 512 << 20;
 const RETAIN_MS: i64 = 10_000;
 const WATCH_DISK_MS: i64 = 500;
 /// The index reads the log in stretches of this many bytes.
@@ -60,7 +63,7 @@ impl MessageStore {
         let mut keys = Vec::new();
         let now = self.clock.now_ms();
         // Zeros before `end` are no end: a power cut may have lost pages there.
-        let checks = Checks { crc_from: u64::MAX, lost_pages: true };
+        let checks = Checks { crc_from: u64::MAX, lost_pages: true, last_time: 0 };
         let mut nothing_left = true;
         let walked = scan::walk(&segments, from, checks, |step| {
             if let Step::Record(record) = step {
@@ -95,8 +98,7 @@ impl MessageStore {
         }
     }
 
-    /// Makes disk space ready, flushes queues, writes the checkpoint and deletes old files, as
-    /// far as each is due.
+    /// Makes disk space ready, flushes queues and deletes old files, as far as each is due.
     pub fn upkeep_step(&self) -> Result<()> {
         let now = self.clock.now_ms();
         let ahead = self.log.prepare_ahead();
@@ -125,10 +127,6 @@ impl MessageStore {
             // Two pages of units.
             self.flush_queues(410)?;
         }
-        if now >= due.checkpoint {
-            due.checkpoint = now + CHECKPOINT_MS;
-            self.write_checkpoint()?;
-        }
         if now >= due.retain {
             due.retain = now + RETAIN_MS;
             self.retain_step()?;
@@ -144,7 +142,19 @@ impl MessageStore {
         flushed
     }
 
-    /// Writes what is on the disk by then into the checkpoint.
+    /// Writes a checkpoint if time or the log has gone on far enough.
+    pub fn checkpoint_step(&self) -> Result<()> {
+        let (now, end) = (self.clock.now_ms(), self.log.end());
+        let grown = end - self.checkpoint_at.load(Ordering::Relaxed) >= CHECKPOINT_BYTES;
+        if grown || now >= self.checkpoint_due.load(Ordering::Relaxed) {
+            self.checkpoint_due.store(now + CHECKPOINT_MS, Ordering::Relaxed);
+            self.checkpoint_at.store(end, Ordering::Relaxed);
+            self.write_checkpoint()?;
+        }
+        Ok(())
+    }
+
+    /// Forces log and queues to the disk, and writes down how far they go.
     pub fn write_checkpoint(&self) -> Result<()> {
         let last = self.last_record();
         self.log.flush()?;
@@ -155,7 +165,16 @@ impl MessageStore {
             // Java's newest version would start its replay here if it were not 0.
             checkpoint.queue_physical_offset = 0;
         }
-        self.fs.replace(&self.config.root.join("checkpoint"), &checkpoint.encode(), None)
+        self.fs.replace(&self.config.root.join("checkpoint"), &checkpoint.encode(), None)?;
+        let end = last.and_then(|(at, _)| Some(at + self.log.record_at(at)?.len() as u64));
+        match end {
+            // A sync that works after one that failed proves nothing.
+            Some(end) if !self.queues_doubtful.load(Ordering::Relaxed) => {
+                let summary = Summary::of(end, last, &self.queues);
+                summary.write(&self.fs, &self.config.root, summary::SYNCED)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Position and store time of the last record that all queues have.
@@ -166,7 +185,7 @@ impl MessageStore {
         let mut last = None;
         let newest = self.queues.all().iter().filter_map(|q| q.last_unit()).map(|u| u.offset).max();
         let from = newest.filter(|at| *at >= from && *at < dispatched).unwrap_or(from);
-        let checks = Checks { crc_from: u64::MAX, lost_pages: false };
+        let checks = Checks { crc_from: u64::MAX, lost_pages: false, last_time: 0 };
         scan::walk(&segments, from, checks, |step| {
             if let Step::Record(r) = step {
                 let at = r.physical_offset().unsigned_abs();
@@ -233,6 +252,8 @@ impl MessageStore {
         deleted.insert(topic.to_owned(), end);
         recover::write_deleted(&self.fs, root, &deleted)?;
         self.deleted_to.fetch_max(end, Ordering::AcqRel);
+        // The last one does not hold any more.
+        self.checkpoint_due.store(0, Ordering::Relaxed);
         self.queues.remove_topic(topic)
     }
 
@@ -275,7 +296,14 @@ impl MessageStore {
             }
             std::thread::park_timeout(Duration::from_millis(200));
         };
+        let checkpoint = |store: &MessageStore| {
+            if let Err(e) = store.checkpoint_step() {
+                tracing::error!("{e}");
+            }
+            std::thread::park_timeout(Duration::from_millis(500));
+        };
         self.spawn("flush", flush)?;
+        self.spawn("checkpoint", checkpoint)?;
         self.spawn("index", index)?;
         self.spawn("upkeep", upkeep)
     }
@@ -329,7 +357,8 @@ impl MessageStore {
         let sound = !self.queues_doubtful.load(Ordering::Relaxed) && !index.is_doubtful();
         if sound && self.dispatch_behind() == 0 && self.log.poison().is_none() {
             let (root, end) = (&self.config.root, self.log.end());
-            recover::write_summary(&self.fs, root, end, self.last_record(), &self.queues)?;
+            let summary = Summary::of(end, self.last_record(), &self.queues);
+            summary.write(&self.fs, root, summary::CLEAN)?;
             self.fs.remove(&root.join("abort"))?;
             self.fs.sync_dir(root)?;
         }
