@@ -127,7 +127,8 @@ fn compare(store: &MessageStore, manifest: &Value, wrong: &mut Vec<String>) -> u
         let limits = [store.min_offset(topic, id), store.max_offset(topic, id)].map(Value::from);
         let killed = manifest["about"]["kind"] == "killed";
         if !is_batch && !killed && limits != [queue["min"].clone(), queue["max"].clone()] {
-            wrong.push(format!("{topic}/{id} is {limits:?}, not {} {}", queue["min"], queue["max"]));
+            wrong
+                .push(format!("{topic}/{id} is {limits:?}, not {} {}", queue["min"], queue["max"]));
         }
         let min = queue["min"].as_i64().unwrap_or(0);
         for (n, want) in list(queue, "units").iter().enumerate() {
@@ -145,7 +146,9 @@ fn compare(store: &MessageStore, manifest: &Value, wrong: &mut Vec<String>) -> u
                 false => read_one(store, topic, id, want["queueOffset"].as_i64().unwrap()),
             };
             match slice.as_ref().and_then(|slice| as_record(slice)) {
-                None => wrong.push(format!("{topic}/{id}, offset {}, is missing", want["queueOffset"])),
+                None => {
+                    wrong.push(format!("{topic}/{id}, offset {}, is missing", want["queueOffset"]))
+                }
                 Some(r) => {
                     // A light queue gives out another queue's record; a batch holds several messages.
                     let other = if light || is_batch { vec![] } else { differences(&r, want) };
@@ -239,7 +242,10 @@ fn stores_of_java_brokers_are_read_as_they_are() {
         }
         common::assert_holds(&store, 100);
         let name = archive.file_name().unwrap().to_str().unwrap();
-        println!("{name}: {seen} messages, {acknowledged} acknowledged, {} wrong; {report}", wrong.len());
+        println!(
+            "{name}: {seen} messages, {acknowledged} acknowledged, {} wrong; {report}",
+            wrong.len()
+        );
         wrong.iter().take(20).for_each(|w| println!("    {w}"));
         bad += wrong.len();
     }

@@ -152,7 +152,11 @@ impl MessageStore {
             queues_doubtful: AtomicBool::new(false),
             due: Mutex::default(),
             // The next start shall not have to do again what this one did.
-            checkpoint_due: AtomicI64::new(if report.fast { now + upkeep::CHECKPOINT_MS } else { now }),
+            checkpoint_due: AtomicI64::new(if report.fast {
+                now + upkeep::CHECKPOINT_MS
+            } else {
+                now
+            }),
             checkpoint_at: AtomicU64::new(log.end()),
             flushed_at: AtomicI64::new(now),
             told_at: AtomicI64::new(i64::MIN / 2),
