@@ -586,21 +586,21 @@ fn fail(at: u64, kind: ErrorKind, and_on: bool, trace: bool) -> bool {
     failed.is_some()
 }
 
-fn number(name: &str) -> Option<u64> {
+fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
 #[test]
 fn a_power_cut_takes_nothing_that_was_promised() {
     let began = std::time::Instant::now();
-    let from = number("MQ_CRASH_FROM").unwrap_or(0);
-    let (seeds, trace) = match number("MQ_CRASH_SEED") {
+    let from = setting("MQ_CRASH_FROM").unwrap_or(0);
+    let (seeds, trace) = match setting("MQ_CRASH_SEED") {
         Some(seed) => (seed..seed + 1, true),
-        None => (from..from + number("MQ_CRASH_SEEDS").unwrap_or(300), false),
+        None => (from..from + setting("MQ_CRASH_SEEDS").unwrap_or(300), false),
     };
     let (next, bad) = (AtomicU64::new(seeds.start), Mutex::new(BTreeSet::new()));
     std::thread::scope(|scope| {
-        for _ in 0..number("MQ_CRASH_THREADS").unwrap_or(1) {
+        for _ in 0..setting("MQ_CRASH_THREADS").unwrap_or(1) {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -630,7 +630,7 @@ fn a_power_cut_takes_nothing_that_was_promised() {
 
 #[test]
 fn a_call_that_fails_costs_nothing_that_was_promised() {
-    let one = number("MQ_CRASH_SEED");
+    let one = setting("MQ_CRASH_SEED");
     let mut bad = Vec::new();
     for (kind, and_on) in [
         (ErrorKind::Other, false),
