@@ -157,3 +157,44 @@ fn the_index_goes_on_behind_zeros() {
     assert!(store.index_step().unwrap() && !store.index_step().unwrap());
     store.close().unwrap();
 }
+
+fn overwrite(root: &std::path::Path, at: u64, bytes: &[u8]) {
+    use std::os::unix::fs::FileExt;
+    let path = root.join("commitlog").join(file_name(0));
+    std::fs::OpenOptions::new().write(true).open(path).unwrap().write_all_at(bytes, at).unwrap();
+}
+
+/// A message that is damaged under a running store, in whichever of its lengths, is passed by in
+/// reading, and so is told; those behind it are given out.
+#[test]
+fn reads_pass_by_what_is_damaged() {
+    // Total size, magic, place, body length, topic length.
+    for (field, len) in [(0, 4), (4, 4), (28, 8), (84, 4), (0, 88)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = open(dir.path());
+        let places: Vec<u64> = (0..30).map(|n| append(&store, n)).collect();
+        while store.index_step().unwrap() {}
+        overwrite(dir.path(), places[7] + field, &vec![0x3f; len]);
+        let want: Vec<u64> = (0..30).filter(|n| n % 3 == 1 && *n != 7).collect();
+        assert_eq!(numbers(&store, "T", 1), want, "{field}");
+        assert_eq!(store.damaged_reads(), 1, "{field}");
+        let found = store.query("T", "all", 99, 0, i64::MAX).records.len();
+        assert_eq!((found, store.damaged_reads()), (29, 2), "{field}");
+    }
+}
+
+/// The same for a message that consumers were not shown yet.
+#[test]
+fn dispatch_passes_by_what_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let flush = mq_store::log::flush::FlushPolicy::Sync;
+    let (store, _) = open_config(mq_store::config::StoreConfig { flush, ..config(dir.path()) });
+    let places: Vec<u64> = (0..30).map(|n| append(&store, n)).collect();
+    overwrite(dir.path(), places[7], &[0xff; 20]);
+    store.flush().unwrap();
+    let want: Vec<u64> = (0..30).filter(|n| n % 3 == 1 && *n != 7).collect();
+    assert_eq!((numbers(&store, "T", 1), store.damaged_reads()), (want, 1));
+    append(&store, 30);
+    store.flush().unwrap();
+    assert_eq!(numbers(&store, "T", 0).last(), Some(&30));
+}

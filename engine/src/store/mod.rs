@@ -193,9 +193,9 @@ impl MessageStore {
     pub fn dispatch_behind(&self) -> u64 {
         self.log.end().saturating_sub(self.dispatcher.position())
     }
-    /// How often a read came by a damaged message and passed it by.
+    /// How often a read, or dispatch, came by a damaged message and passed it by.
     pub fn damaged_reads(&self) -> u64 {
-        self.damaged_reads.load(Ordering::Relaxed)
+        self.damaged_reads.load(Ordering::Relaxed) + self.dispatcher.damaged()
     }
     /// Whether the last user of the store closed it.
     pub fn was_closed(&self) -> bool {

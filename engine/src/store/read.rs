@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::{MessageStore, as_record};
 use crate::codec::properties;
-use crate::codec::record::{Record, has_head};
+use crate::codec::record::{Entry, Record, decode};
 use crate::index::Found;
 use crate::log::flush::FlushPolicy;
 use crate::os::map::Slice;
@@ -208,14 +208,9 @@ impl MessageStore {
             }
             let slice = segment.as_ref().and_then(|s| s.slice(unit.offset, unit.size as usize));
             match slice {
-                Some(slice) if !has_head(&slice, unit.offset) => {
-                    self.damaged_reads.fetch_add(1, Ordering::Relaxed);
-                    tracing::error!(
-                        topic,
-                        queue_id,
-                        "a damaged message at {} is passed by",
-                        unit.offset
-                    );
+                // A client that cannot read one message reads none behind it in the answer.
+                Some(slice) if !is_whole(&slice, unit.offset) => {
+                    self.pass_by_damaged(unit.offset, topic);
                 }
                 Some(slice) => {
                     let is_wanted =
@@ -235,6 +230,11 @@ impl MessageStore {
             (true, false) => ReadStatus::NoMatchedMessage,
         };
         read
+    }
+
+    fn pass_by_damaged(&self, position: u64, topic: &str) {
+        self.damaged_reads.fetch_add(1, Ordering::Relaxed);
+        tracing::error!("a damaged message of {topic} at {position} of the log is passed by");
     }
 
     /// The record that begins at a physical offset.
@@ -273,13 +273,25 @@ impl MessageStore {
             index.query(topic, key, max, begin, end)
         };
         let has_key = |slice: &Slice| {
-            matches!(crate::codec::record::decode(slice),
-                Ok(crate::codec::record::Entry::Record(r)) if r.topic() == topic
+            matches!(decode(slice), Ok(Entry::Record(r)) if r.topic() == topic
                     && properties::index_keys(r.properties()).any(|k| k == key))
         };
-        let records = found.offsets.iter().filter_map(|at| self.record_at(*at)).filter(has_key);
+        let record_at = |at: &u64| {
+            let record = self.record_at(*at);
+            if record.is_none() && (self.log.min_offset()..self.confirmed()).contains(at) {
+                self.pass_by_damaged(*at, topic);
+            }
+            record
+        };
+        let records = found.offsets.iter().filter_map(record_at).filter(has_key);
         QueryResult { records: records.collect(), found }
     }
+}
+
+/// Whether a slice is one record, of that position. Its body is not looked at.
+fn is_whole(slice: &[u8], position: u64) -> bool {
+    matches!(decode(slice), Ok(Entry::Record(r))
+        if r.size() == slice.len() && r.check_place(position).is_ok())
 }
 
 /// What [`MessageStore::query`] gives.
