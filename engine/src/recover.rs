@@ -17,7 +17,7 @@ use crate::codec::record::{Entry, MIN_LEN, Record, decode, sys_flag};
 use crate::config::StoreConfig;
 use crate::error::{Error, Result};
 use crate::log::scan::{self, Checks, End, Step, Why};
-use crate::os::fs::{Fs, list_numbered};
+use crate::os::fs::{Fs, NumberedFiles, list_numbered};
 use crate::os::map::MappedFile;
 use crate::queue::consume_queue::ConsumeQueue;
 use crate::queue::table::QueueTable;
@@ -165,9 +165,8 @@ pub fn recover(
     let mut report = RecoveryReport { clean: !root.join("abort").exists(), ..Default::default() };
     let attic = Attic { fs, dir: root.join("attic").join(now_ms.to_string()) };
 
-    let (log_dir, queue_dir) = (log_dir(config), root.join("consumequeue"));
-    let (segments, log_file_len) =
-        open_log(fs, &log_dir, config.log_file_len, &attic, &mut report)?;
+    let (log_dirs, queue_dir) = (log_dirs(config), root.join("consumequeue"));
+    let (segments, log_file_len) = open_log(fs, config, &attic, &mut report)?;
     let queue_file_len = queue_file_len(&queue_dir, config.queue_file_len)?;
     let log_limit = segments.last().map_or(0, Segment::limit);
     let checkpoint =
@@ -205,7 +204,7 @@ pub fn recover(
     };
     report.log = (log_min, end.at);
 
-    let log = cut_log(fs, &log_dir, log_file_len, segments, &end, &attic, &mut report)?;
+    let log = cut_log(fs, log_dirs, log_file_len, segments, &end, &attic, &mut report)?;
     for segment in log.all().iter().filter(|s| s.limit() > unsynced_from) {
         fs.sync_file(segment.file.path())?;
     }
@@ -221,9 +220,38 @@ pub fn recover(
     Ok(Recovered { log, last_time: end.last_time, queues, checkpoint, report })
 }
 
-/// The folder of the log's files.
-pub fn log_dir(config: &StoreConfig) -> PathBuf {
-    config.log_dir.clone().unwrap_or_else(|| config.root.join("commitlog"))
+/// The folders that new files of the log go to.
+pub fn log_dirs(config: &StoreConfig) -> Vec<PathBuf> {
+    match &config.log_dirs[..] {
+        [] => vec![config.root.join("commitlog")],
+        dirs => dirs.to_vec(),
+    }
+}
+
+/// The log's files in several folders by position, all else that is there, and files whose position
+/// another has.
+pub fn list_log(dirs: &[PathBuf]) -> Result<(NumberedFiles, Vec<PathBuf>, Vec<PathBuf>)> {
+    let (mut files, mut foreign, mut twice) = (NumberedFiles::new(), Vec::new(), Vec::new());
+    let mut listed: Vec<&PathBuf> = Vec::new();
+    for dir in dirs {
+        if listed.contains(&dir) {
+            continue;
+        }
+        listed.push(dir);
+        let (numbered, other) = list_numbered(dir)?;
+        files.extend(numbered);
+        foreign.extend(other);
+    }
+    // Of two the first folder's counts.
+    files.sort_by_key(|(base, _)| *base);
+    files.dedup_by(|second, first| {
+        let is_twice = second.0 == first.0;
+        if is_twice {
+            twice.push(second.1.clone());
+        }
+        is_twice
+    });
+    Ok((files, foreign, twice))
 }
 
 /// Where files and bytes go that are taken out of a store.
@@ -272,16 +300,21 @@ pub fn log_file_len(files: &[(u64, PathBuf)], configured: usize) -> usize {
 
 fn open_log(
     fs: &Fs,
-    dir: &Path,
-    configured: usize,
+    config: &StoreConfig,
     attic: &Attic<'_>,
     report: &mut RecoveryReport,
 ) -> Result<(Vec<Segment>, usize)> {
-    let (files, foreign) = list_numbered(dir)?;
+    let dirs = [log_dirs(config), config.old_log_dirs.clone()].concat();
+    let (files, foreign, twice) = list_log(&dirs)?;
+    for path in twice {
+        report
+            .notes
+            .push(format!("{} stands in another folder as well; left alone", path.display()));
+    }
     for path in foreign {
         report.notes.push(format!("{} is no log file; left alone", path.display()));
     }
-    let file_len = log_file_len(&files, configured);
+    let file_len = log_file_len(&files, config.log_file_len);
     let mut segments: Vec<Segment> = Vec::new();
     for (base, path) in files {
         if base % file_len as u64 != 0 {
@@ -654,7 +687,7 @@ pub fn is_of_an_earlier_life(
 /// last file opened for writing.
 fn cut_log(
     fs: &Fs,
-    dir: &Path,
+    dirs: Vec<PathBuf>,
     file_len: usize,
     segments: Vec<Segment>,
     end: &End,
@@ -693,5 +726,5 @@ fn cut_log(
         }
     }
     // A full last file gets its successor at the first append.
-    Ok(Chain::new(fs, dir, file_len, kept))
+    Ok(Chain::in_dirs(fs, dirs, file_len, kept))
 }

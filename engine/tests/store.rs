@@ -5,14 +5,15 @@
 mod common;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
 use common::*;
 use mq_store::codec::record::{Message, sys_flag};
-use mq_store::config::StoreConfig;
+use mq_store::config::{Retention, StoreConfig};
 use mq_store::log::flush::FlushPolicy;
+use mq_store::os::clock::ManualClock;
 use mq_store::os::fs::{Call, Fs, Watch};
 use mq_store::store::{MessageStore, ReadLimits, ReadStatus};
 use mq_store::{Error, Limit};
@@ -429,4 +430,47 @@ fn a_killed_store_is_walked_from_its_checkpoint() {
     assert_eq!(open(killed().path()).1.walked_from, 0);
     store.checkpoint_step().unwrap();
     assert!(open(killed().path()).1.walked_from > 0);
+}
+
+/// A log in several folders takes turns, is found again in whatever order they are named, gets no new
+/// file where it shall not, and loses old files wherever they stand.
+#[test]
+fn a_log_may_stand_in_several_folders() {
+    let dir = tempfile::tempdir().unwrap();
+    let [a, b, old] = ["a", "b", "old"].map(|name| dir.path().join(name).join("commitlog"));
+    let with = |log_dirs: &[&PathBuf], old_log_dirs: &[&PathBuf]| StoreConfig {
+        log_dirs: log_dirs.iter().map(|dir| dir.to_path_buf()).collect(),
+        old_log_dirs: old_log_dirs.iter().map(|dir| dir.to_path_buf()).collect(),
+        ..config(dir.path())
+    };
+    let files = |dir: &PathBuf| std::fs::read_dir(dir).unwrap().count();
+    let (store, _) = open_config(with(&[&old], &[]));
+    (0..200).for_each(|n| _ = append(&store, n));
+    drop(store);
+    let before = files(&old);
+    let (store, _) = open_config(with(&[&b, &a], &[&old]));
+    (200..400).for_each(|n| _ = append(&store, n));
+    assert_eq!(files(&old), before);
+    assert!(files(&a).abs_diff(files(&b)) <= 1, "{} {}", files(&a), files(&b));
+    assert_holds(&store, 400);
+    let end = store.log().end();
+    drop(store);
+    // What a kill leaves is walked through all of them.
+    std::fs::write(dir.path().join("abort"), "").unwrap();
+    std::fs::remove_file(dir.path().join("mq-store.synced")).unwrap();
+    let (store, report) = open_config(with(&[&a, &b], &[&old]));
+    assert_eq!((report.records, report.log, &*report.damage), (400, (0, end), &[][..]), "{report}");
+    assert_holds(&store, 400);
+    let paths = [&a, &b, &old].map(|dir| dir.to_str().unwrap()).join(",");
+    let view = mq_store::view::StoreView::open_with_log(dir.path(), Path::new(&paths)).unwrap();
+    assert_eq!((view.log().all().len(), view.misfits()), (files(&a) + files(&b) + before, &[][..]));
+    drop(store);
+    let clock = Arc::new(ManualClock::at(1_795_467_835_737 + 7_200_000));
+    let retention = Retention { reserved_hours: 0, ..Retention::default() };
+    let config = StoreConfig { retention, ..with(&[&a, &b], &[&old]) };
+    let (store, _) = MessageStore::open_with(config, Fs::default(), clock, &mut |_, _| {}).unwrap();
+    while files(&a) + files(&b) + files(&old) > 1 {
+        store.delete_expired().unwrap();
+    }
+    assert_eq!(files(&old), 0);
 }

@@ -221,15 +221,23 @@ impl MessageStore {
                 self.log.min_offset()
             );
             // Before queues, index and deleted topics forget them: they must not come back.
-            self.fs.sync_dir(&recover::log_dir(&self.config))?;
+            for dir in recover::log_dirs(&self.config).iter().chain(&self.config.old_log_dirs) {
+                if dir.is_dir() {
+                    self.fs.sync_dir(dir)?;
+                }
+            }
             self.follow_log()?;
         }
         Ok(())
     }
 
-    /// Share of the fuller one of the disks that hold log and queues, 0 to 1.
+    /// Share of the fuller one of the disks that hold log and queues, 0 to 1. Of several disks of the
+    /// log the emptiest counts: the next file goes there.
     pub(super) fn disk_used(&self) -> Result<f64> {
-        let log = self.fs.used_ratio(&recover::log_dir(&self.config))?;
+        let mut log = f64::MAX;
+        for dir in recover::log_dirs(&self.config) {
+            log = log.min(self.fs.used_ratio(&dir)?);
+        }
         Ok(log.max(self.fs.used_ratio(&self.config.root)?))
     }
 
