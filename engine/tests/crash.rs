@@ -378,9 +378,11 @@ impl World {
         let broker = self.broker();
         let store = broker.store();
         while let Ok(true) = store.index_step() {}
+        while let Ok(true) = store.check_index_step() {}
         if self.disk.is_dead() {
             return;
         }
+        assert_eq!(store.damaged_index_files(), 0, "a damaged index was trusted");
         assert!(store.log().min_offset() <= self.dropped_to, "files went that nobody deleted");
         let mut found = BTreeSet::new();
         if let Some(topic) = self.half_deleted.take() {

@@ -198,3 +198,21 @@ fn dispatch_passes_by_what_is_damaged() {
     store.flush().unwrap();
     assert_eq!(numbers(&store, "T", 0).last(), Some(&30));
 }
+
+/// An index file that is damaged where its header does not show it is found by looking through, and
+/// made again.
+#[test]
+fn a_damaged_index_is_found_and_made_again() {
+    // A slot, the hash of an item, its offset, the item before it.
+    for at in [40 + 4 * 7 + 2, 140 + 20 * 30 + 3, 140 + 20 * 30 + 10, 140 + 20 * 30 + 19] {
+        let dir = filled(true);
+        let files = list_index(&dir.path().join("index")).unwrap();
+        let mut bytes = std::fs::read(&files[2]).unwrap();
+        bytes[at] ^= 0x15;
+        std::fs::write(&files[2], bytes).unwrap();
+        let (store, _) = open(dir.path());
+        while store.check_index_step().unwrap() {}
+        assert_eq!(store.damaged_index_files(), 1, "byte {at}");
+        assert_holds(&store, COUNT);
+    }
+}

@@ -160,6 +160,8 @@ fn compare(store: &MessageStore, manifest: &Value, wrong: &mut Vec<String>) -> u
         }
     }
     while store.index_step().unwrap() {}
+    while store.check_index_step().unwrap() {}
+    assert_eq!(store.damaged_index_files(), 0);
     for query in list(manifest, "keyQueries") {
         let (topic, key) = (query["topic"].as_str().unwrap(), query["key"].as_str().unwrap());
         let found = store.query(topic, key, 64, 0, i64::MAX).records;

@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::MessageStore;
 use crate::config::Retention;
 use crate::error::{Error, Result};
-use crate::index::Key;
+use crate::index::{Index, Key};
+use crate::log::commit_log::CommitLog;
 use crate::log::flush::FlushPolicy;
 use crate::log::scan::{self, Checks, Step};
 use crate::recover;
@@ -87,6 +88,30 @@ impl MessageStore {
         };
         self.indexed.store(at, Ordering::Release);
         put.map(|()| true)
+    }
+
+    /// Looks through one index file that was there at the start; false if there is none left. A
+    /// damaged one is removed with those behind it, and they are made again.
+    pub fn check_index_step(&self) -> Result<bool> {
+        let mut unchecked = self.index_unchecked.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(path) = unchecked.pop() else { return Ok(false) };
+        drop(unchecked);
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let file = index.files().into_iter().find(|f| f.path() == path);
+        if file.is_none_or(|file| file.is_consistent()) {
+            return Ok(true);
+        }
+        tracing::error!("{} is damaged; keys are indexed again from there on", path.display());
+        self.index_damaged.fetch_add(1, Ordering::Relaxed);
+        let mut checkpoint = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = index.files().into_iter().take_while(|f| f.path() < &*path).last();
+        let end = left.map_or(0, |f| f.header().end_time);
+        checkpoint.index_time = checkpoint.index_time.min(end);
+        self.fs.replace(&self.config.root.join("checkpoint"), &checkpoint.encode(), None)?;
+        drop(checkpoint);
+        index.discard_from(&path)?;
+        self.indexed.store(index_from(&index, &self.log), Ordering::Release);
+        Ok(true)
     }
 
     fn index_is_on_disk(&self, time: i64) {
@@ -292,7 +317,14 @@ impl MessageStore {
         };
         let index = |store: &MessageStore| match store.index_step() {
             Ok(true) => {}
-            Ok(false) => std::thread::park_timeout(Duration::from_millis(100)),
+            Ok(false) => {
+                let checked = store.check_index_step().unwrap_or_else(|e| {
+                    tracing::error!("a damaged index file cannot be removed: {e}");
+                    false
+                });
+                // Nobody waits for it: one file a second.
+                std::thread::park_timeout(Duration::from_millis(if checked { 1000 } else { 100 }));
+            }
             Err(e) => {
                 tracing::error!("keys cannot be indexed yet: {e}");
                 std::thread::park_timeout(Duration::from_secs(1));
@@ -372,6 +404,18 @@ impl MessageStore {
         }
         Ok(())
     }
+}
+
+/// From where on the log is to be indexed.
+pub(super) fn index_from(index: &Index, log: &CommitLog) -> u64 {
+    // The record there was the last one with keys. What went on in the next file may be gone with
+    // that: then the record comes again.
+    let from = match index.end_offset() {
+        None => 0,
+        Some((at, true)) => at,
+        Some((at, false)) => at + log.record_at(at).map_or(0, |r| r.len() as u64),
+    };
+    from.max(log.min_offset())
 }
 
 fn local_hour(ms: i64) -> u8 {
