@@ -88,7 +88,9 @@ final class Servers {
                 if (!create) {
                     verify(kit, forgotten);
                 }
-                recent = new HashSet<>();
+                if (!killed) { // what one broker forgot as it was killed, the next may forget again
+                    recent = new HashSet<>();
+                }
                 consume(kit, forgotten); // what was pending, and nothing that was consumed before the change
                 write(kit, prefix);
                 verify(kit, forgotten);
