@@ -4,13 +4,14 @@
 //! where they agree with the log they save time, where they don't they are mended from it.
 //! Bytes that are cut off the log go to the folder `attic` first.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::codec::checkpoint::Checkpoint;
+use crate::codec::lenient_json;
 use crate::codec::properties;
 use crate::codec::queue_unit::Unit;
 use crate::codec::record::{Entry, MIN_LEN, Record, decode, sys_flag};
@@ -20,7 +21,7 @@ use crate::log::scan::{self, Checks, End, Step, Why};
 use crate::os::fs::{Fs, NumberedFiles, list_numbered};
 use crate::os::map::MappedFile;
 use crate::queue::consume_queue::ConsumeQueue;
-use crate::queue::table::QueueTable;
+use crate::queue::table::{QueueTable, folders};
 use crate::segment::{Chain, Segment, file_name};
 use crate::summary::{self, Summary};
 
@@ -171,11 +172,12 @@ pub fn recover(
     let log_limit = segments.last().map_or(0, Segment::limit);
     let checkpoint =
         read_checkpoint(root).believable(now_ms.saturating_add(CLOCK_SLACK_MS), log_limit);
-    let queues = QueueTable::open(fs, &queue_dir, queue_file_len, |path| {
+    let mut queues = QueueTable::open(fs, &queue_dir, queue_file_len, |path| {
         report.notes.push(format!("{} is no queue file; moved to the attic", path.display()));
         attic.keep(path)
     })?;
 
+    queues.leave_alone(batch_topics(root)?);
     let log_min = segments.first().map_or(0, |s| s.base);
     let holds = |name| Summary::read(root, name).filter(|s| s.holds(&segments, &queues));
     let summary = if report.clean { holds(summary::CLEAN) } else { None };
@@ -218,6 +220,21 @@ pub fn recover(
     }
     report.took_ms = began.elapsed().as_millis() as u64;
     Ok(Recovered { log, last_time: end.last_time, queues, checkpoint, report })
+}
+
+/// Topics whose queues are of another kind, which we don't write: those that have a folder of such
+/// queues, and those of which a Java broker's settings say so.
+fn batch_topics(root: &Path) -> Result<HashSet<String>> {
+    let mut topics: HashSet<String> =
+        folders(&root.join("batchconsumequeue"))?.into_iter().map(|(topic, _)| topic).collect();
+    let text = std::fs::read_to_string(root.join("config/topics.json")).unwrap_or_default();
+    let settings = lenient_json::parse(&text).unwrap_or_default();
+    for (topic, settings) in settings["topicConfigTable"].as_object().into_iter().flatten() {
+        if settings["attributes"]["queue.type"] == "BatchCQ" {
+            topics.insert(topic.clone());
+        }
+    }
+    Ok(topics)
 }
 
 /// The folders that new files of the log go to.
@@ -409,6 +426,7 @@ fn check_log(
         seen: HashMap::new(),
         lost_bytes: 0,
         damage: Vec::new(),
+        light_units: 0,
     };
     let from = synced.map_or(log_min, |s| s.log_end);
     if from > log_min {
@@ -438,18 +456,19 @@ fn check_log(
             progress(at, log_limit);
             shown = at;
         }
-        if let Some((offset, unit)) = unit_of(&record, &config.delay_levels_ms)
-            && let Err(e) = check.unit(&record, offset, unit)
-        {
-            failed = Err(e);
-            return ControlFlow::Break(());
+        if let Some((offset, unit)) = unit_of(&record, &config.delay_levels_ms) {
+            let done = check.unit(&record, offset, unit).and_then(|()| check.light(&record, &unit));
+            if let Err(e) = done {
+                failed = Err(e);
+                return ControlFlow::Break(());
+            }
         }
         ControlFlow::Continue(())
     });
     failed?;
     check.finish()?;
     let seen = || check.seen.values().flat_map(BTreeMap::values);
-    report.units_written = seen().map(|s| s.written).sum();
+    report.units_written = seen().map(|s| s.written).sum::<u64>() + check.light_units;
     report.queues_mended = seen().filter(|s| s.written > 0).count() as u64;
     report.queues_mended += check.cut_what_the_log_lacks(log_min, end.at)?;
     report.damage.append(&mut check.damage);
@@ -483,6 +502,8 @@ struct QueueCheck<'a> {
     /// Bytes of the log so far that are no records any more.
     lost_bytes: u64,
     damage: Vec<Damage>,
+    /// Units written for light queues.
+    light_units: u64,
 }
 
 struct Seen {
@@ -604,6 +625,28 @@ impl QueueCheck<'_> {
             seen.doubtful = Some((offset, unit));
         } else {
             seen.write(self.fs, self.queues, self.segments, offset, unit)?;
+        }
+        Ok(())
+    }
+
+    /// The units that a record has in light queues, where they are missing. It says itself where.
+    fn light(&mut self, record: &Record<'_>, unit: &Unit) -> Result<()> {
+        let Some(topics) = record.property(properties::name::INNER_MULTI_DISPATCH) else {
+            return Ok(());
+        };
+        let offsets = record.property(properties::name::INNER_MULTI_QUEUE_OFFSET).unwrap_or("");
+        for (topic, offset) in topics.split(',').zip(offsets.split(',')) {
+            let Ok(offset) = offset.parse::<u64>() else { continue };
+            let is_gone = self.deleted.get(topic).is_some_and(|at| unit.offset < *at);
+            let has_room = offset <= unit.offset / MIN_LEN as u64;
+            if !topic.starts_with(LIGHT_PREFIX) || is_gone || !has_room {
+                continue;
+            }
+            let Ok(queue) = self.queues.get_or_create(topic, 0) else { continue };
+            if offset >= queue.max_offset() {
+                queue.put(offset, unit)?;
+                self.light_units += 1;
+            }
         }
         Ok(())
     }

@@ -474,3 +474,33 @@ fn a_log_may_stand_in_several_folders() {
     }
     assert_eq!(files(&old), 0);
 }
+
+/// Light queues that a Java broker wrote are made again from the log; topics with batch queues get
+/// none of ours beside, and take no message from us.
+#[test]
+fn queues_of_other_kinds_are_made_again_or_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    for n in 0..30 {
+        let offsets = format!("{n},{}", n / 2);
+        let names = if n % 2 == 0 { "%LMQ%a,%LMQ%b" } else { "%LMQ%a" };
+        let text = format!(
+            "INNER_MULTI_DISPATCH\u{1}{names}\u{2}INNER_MULTI_QUEUE_OFFSET\u{1}{offsets}\u{2}"
+        );
+        let body = format!("body {n} ");
+        let properties = text.as_bytes();
+        store.append(&Message { properties, ..message("T", 3, body.as_bytes()) }).unwrap();
+        store.append(&message("Batch", 0, body.as_bytes())).unwrap();
+    }
+    let killed = copy_of(dir.path());
+    std::fs::remove_dir_all(killed.path().join("consumequeue")).unwrap();
+    std::fs::create_dir_all(killed.path().join("batchconsumequeue/Batch/0")).unwrap();
+    let (store, report) = open(killed.path());
+    assert_eq!((report.records, &*report.damage), (60, &[][..]), "{report}");
+    assert_eq!(numbers(&store, "%LMQ%a", 0), (0..30).collect::<Vec<_>>());
+    assert_eq!(numbers(&store, "%LMQ%b", 0), (0..30).step_by(2).collect::<Vec<_>>());
+    assert!(!killed.path().join("consumequeue/Batch").exists());
+    let refused = store.append(&message("Batch", 0, b"")).unwrap_err();
+    assert!(refused.to_string().contains("BatchCQ"), "{refused}");
+    assert_eq!(store.append(&message("T", 3, b"")).unwrap().queue_offset, 30);
+}
