@@ -216,3 +216,27 @@ fn a_damaged_index_is_found_and_made_again() {
         assert_holds(&store, COUNT);
     }
 }
+
+/// Units that were lost where a start does not look any more are passed by, and so is told; a queue
+/// that is taken away is made again whole.
+#[test]
+fn reads_pass_by_lost_units() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    (0..90).for_each(|n| _ = append(&store, n));
+    store.write_checkpoint().unwrap();
+    let killed = copy_of(dir.path());
+    let path = killed.path().join("consumequeue/T/1/00000000000000000000");
+    let mut units = std::fs::read(&path).unwrap();
+    units[60..100].fill(0);
+    std::fs::write(&path, units).unwrap();
+    let (store, report) = open(killed.path());
+    assert!(report.walked_from > 0, "{report}");
+    let want = |n: &u64| n % 3 == 1 && ![10, 13].contains(n);
+    assert_eq!(numbers(&store, "T", 1), (0..90).filter(want).collect::<Vec<_>>());
+    assert_eq!(store.damaged_reads(), 1);
+    drop(store);
+    std::fs::remove_dir_all(killed.path().join("consumequeue/T/1")).unwrap();
+    let (store, _) = open(killed.path());
+    assert_holds(&store, 90);
+}

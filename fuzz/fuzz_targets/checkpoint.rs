@@ -1,5 +1,5 @@
-//! Any bytes as the checkpoint, and what is behind them as the summary of a close: a killed or closed
-//! store shows what its log holds.
+//! Any bytes as the checkpoint, and what is behind them as the summary of a close, or of a checkpoint:
+//! a killed or closed store shows what its log holds.
 
 #![no_main]
 
@@ -26,6 +26,9 @@ fuzz_target!(|input: &[u8]| {
             write(root, "checkpoint".as_ref(), page);
             if choice & 2 != 0 {
                 write(root, "mq-store.clean".as_ref(), summary);
+            }
+            if choice & 4 != 0 {
+                write(root, "mq-store.synced".as_ref(), summary);
             }
             let (store, report) = open(root);
             assert_whole(root, store, &report);

@@ -180,6 +180,14 @@ impl ConsumeQueue {
         Unit::decode(self.chain.find(at)?.tail(at))
     }
 
+    /// Whether there is nothing at `offset` though its file is there: a unit was lost. Offsets that
+    /// were left out have fillers, or no file.
+    pub fn is_lost(&self, offset: u64) -> bool {
+        let at = offset.saturating_mul(UNIT);
+        offset < self.max_offset()
+            && self.chain.find(at).is_some_and(|segment| Unit::decode(segment.tail(at)).is_none())
+    }
+
     /// Shows the units from `from` on, with their offsets, until `visit` returns false.
     /// Returns the offset behind the last one shown; where files are missing, and over fillers,
     /// it goes on to what comes next.

@@ -9,6 +9,7 @@ use crate::codec::record::{Entry, Record, decode};
 use crate::index::Found;
 use crate::log::flush::FlushPolicy;
 use crate::os::map::Slice;
+use crate::queue::consume_queue::ConsumeQueue;
 use crate::recover::unit_of;
 
 /// A trouble that goes on is told this often, ms.
@@ -191,7 +192,12 @@ impl MessageStore {
         let mut read = none(ReadStatus::NoMatchedMessage, offset);
         let (mut scanned, mut gone) = (0, false);
         let mut segment = None;
-        read.next = queue.for_each(offset, |_, unit| {
+        let mut expected = offset;
+        read.next = queue.for_each(offset, |n, unit| {
+            if n > expected {
+                self.pass_by_lost(&queue, expected..n);
+            }
+            expected = n + 1;
             let full = read.records.len() >= limits.messages.max(1)
                 || (read.bytes + unit.size as usize > limits.bytes && !read.records.is_empty());
             if full || scanned >= limits.scan {
@@ -230,6 +236,20 @@ impl MessageStore {
             (true, false) => ReadStatus::NoMatchedMessage,
         };
         read
+    }
+
+    fn pass_by_lost(&self, queue: &ConsumeQueue, mut offsets: std::ops::Range<u64>) {
+        if let Some(offset) = offsets.find(|n| queue.is_lost(*n)) {
+            self.damaged_reads.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(
+                "queue {} of {} is damaged from offset {offset} on, to {}: passed by; without its folder {} \
+                 the queue is made again at the next start",
+                queue.id(),
+                queue.topic(),
+                offsets.end,
+                queue.chain().dir().display()
+            );
+        }
     }
 
     fn pass_by_damaged(&self, position: u64, topic: &str) {

@@ -37,7 +37,8 @@ fn main() {
     }
     let summary =
         br#"{"logEnd":5838,"lastRecord":5643,"lastTime":1795467835737,"queues":2,"units":30}"#;
-    seed("checkpoint", "summary", 3, &[&checkpoint[..48], summary].concat());
+    seed("checkpoint", "closed", 3, &[&checkpoint[..48], summary].concat());
+    seed("checkpoint", "synced", 4, &[&checkpoint[..48], summary].concat());
 }
 
 /// A log with a delayed message, a half and its op, tags and several topics.
