@@ -19,7 +19,7 @@ use crate::summary::{self, Summary};
 const FLUSH_QUEUES_MS: i64 = 1_000;
 pub(super) const CHECKPOINT_MS: i64 = 60_000;
 /// And when so many bytes were appended since: a start after a crash walks over no more.
-const CHECKPOINT_BYTES: u64 = 512 << 20;
+const CHECKPOINT_BYTES: u64 = 256 << 20;
 const RETAIN_MS: i64 = 10_000;
 const WATCH_DISK_MS: i64 = 500;
 /// The index reads the log in stretches of this many bytes.
