@@ -1,7 +1,7 @@
 //! What a store is opened with. Defaults are RocketMQ's.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::codec::index::Shape;
 use crate::log::flush::FlushPolicy;
@@ -12,8 +12,11 @@ use crate::log::flush::FlushPolicy;
 pub struct StoreConfig {
     /// The store's folder (`storePathRootDir`); made if it is not there.
     pub root: PathBuf,
-    /// Where the log's files are, if not in `root/commitlog` (`storePathCommitLog`).
-    pub log_dir: Option<PathBuf>,
+    /// Where the log's files are, if not in `root/commitlog` (`storePathCommitLog`). Of several
+    /// folders, each new file goes to the next one whose disk is not full.
+    pub log_dirs: Vec<PathBuf>,
+    /// More folders with files of the log, which get no new ones (`readOnlyCommitLogStorePaths`).
+    pub old_log_dirs: Vec<PathBuf>,
     /// Bytes of a commit log file (`mappedFileSizeCommitLog`), 1 GiB.
     pub log_file_len: usize,
     /// Bytes of a ConsumeQueue file (`mappedFileSizeConsumeQueue`), 6,000,000; a multiple of 20.
@@ -45,7 +48,8 @@ impl StoreConfig {
         let minutes = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 30, 60, 120];
         StoreConfig {
             root: root.into(),
-            log_dir: None,
+            log_dirs: Vec::new(),
+            old_log_dirs: Vec::new(),
             log_file_len: 1 << 30,
             queue_file_len: 6_000_000,
             index_shape: Shape { slots: 5_000_000, items: 20_000_000 },
@@ -61,6 +65,16 @@ impl StoreConfig {
                 .chain(minutes.map(|m| m * MINUTE))
                 .collect(),
         }
+    }
+}
+
+/// The folders of a setting that may name several, with commas between them.
+pub fn split_paths(paths: &Path) -> Vec<PathBuf> {
+    match paths.to_str() {
+        Some(text) => {
+            text.split(',').map(str::trim).filter(|p| !p.is_empty()).map(PathBuf::from).collect()
+        }
+        None => vec![paths.to_owned()],
     }
 }
 

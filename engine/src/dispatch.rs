@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, TryLockError};
 
 use crate::codec::record::{Entry, Record, decode};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::log::commit_log::CommitLog;
+use crate::log::scan::next_intact;
 
 /// How far the log has been dispatched. One thread works at a time; who comes meanwhile
 /// goes away, as the one at work will see its record.
@@ -13,11 +14,18 @@ use crate::log::commit_log::CommitLog;
 pub struct Dispatcher {
     at_work: Mutex<()>,
     position: AtomicU64,
+    damaged: AtomicU64,
 }
 
 impl Dispatcher {
     pub fn new(position: u64) -> Dispatcher {
-        Dispatcher { at_work: Mutex::new(()), position: AtomicU64::new(position) }
+        let position = AtomicU64::new(position);
+        Dispatcher { at_work: Mutex::new(()), position, damaged: AtomicU64::new(0) }
+    }
+
+    /// How often there was no record where one was written.
+    pub fn damaged(&self) -> u64 {
+        self.damaged.load(Ordering::Relaxed)
     }
 
     /// Everything below has been dispatched.
@@ -66,10 +74,13 @@ impl Dispatcher {
                     }
                     Ok(Entry::Blank) => at = segment.limit(),
                     other => {
-                        return Err(Error::Unusable {
-                            path: segment.file.path().to_owned(),
-                            what: format!("no record at {at}, where one was written: {other:?}"),
-                        });
+                        // Damaged since it was written. What follows must not wait for it.
+                        let next = next_intact(&segment, at + 1, 0).unwrap_or(segment.limit());
+                        self.damaged.fetch_add(1, Ordering::Relaxed);
+                        tracing::error!(
+                            "no record at {at} of the log, where one was written ({other:?}): passed by, to {next}"
+                        );
+                        at = next.min(limit);
                     }
                 }
                 self.position.store(at, Ordering::SeqCst);

@@ -148,6 +148,23 @@ impl IndexFile {
         Ok(())
     }
 
+    /// Whether the file is as one writer leaves it: offsets in order, each item behind the newest of
+    /// its slot, each slot at its newest item. Looks at every item.
+    pub fn is_consistent(&self) -> bool {
+        let (header, slots) = (self.header(), self.shape.slots);
+        let mut newest = vec![0; slots as usize];
+        let mut offset = header.begin_offset;
+        for n in 1..header.count {
+            let Some(item) = self.item(n) else { return false };
+            let slot = &mut newest[(item.hash as u32 % slots) as usize];
+            if item.hash < 0 || item.previous != *slot || item.offset < offset {
+                return false;
+            }
+            (*slot, offset) = (n, item.offset);
+        }
+        offset == header.end_offset && (0..slots).all(|n| self.slot(n) == newest[n as usize])
+    }
+
     /// Shows the items of `hash`, newest first, with the second they were stored in (ms).
     pub fn find(&self, hash: i32, mut visit: impl FnMut(&Item, i64) -> bool) {
         let header = self.header();
@@ -355,6 +372,16 @@ impl Index {
         }
         found.offsets.sort_unstable();
         found
+    }
+
+    /// Removes a file and those behind it, newest first: the log makes them anew.
+    pub fn discard_from(&self, path: &Path) -> Result<()> {
+        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        while files.last().is_some_and(|last| last.path() >= path) {
+            self.fs.remove(files[files.len() - 1].path())?;
+            files.pop();
+        }
+        Ok(())
     }
 
     /// Removes files all of whose records are gone from a log that begins at `log_min`.

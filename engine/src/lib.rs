@@ -13,6 +13,7 @@ pub mod recover;
 pub mod retain;
 pub mod segment;
 pub mod store;
+pub mod summary;
 pub mod view;
 
 pub use error::{Error, Limit, Result};

@@ -4,38 +4,36 @@
 //! where they agree with the log they save time, where they don't they are mended from it.
 //! Bytes that are cut off the log go to the folder `attic` first.
 
-use std::collections::{BTreeMap, HashMap};
+mod queues;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
+use self::queues::QueueCheck;
+pub use self::queues::is_of_an_earlier_life;
 use crate::codec::checkpoint::Checkpoint;
+use crate::codec::lenient_json;
 use crate::codec::properties;
 use crate::codec::queue_unit::Unit;
-use crate::codec::record::{Entry, MIN_LEN, Record, decode, sys_flag};
+use crate::codec::record::{Entry, Record, decode, sys_flag};
 use crate::config::StoreConfig;
 use crate::error::{Error, Result};
 use crate::log::scan::{self, Checks, End, Step, Why};
-use crate::os::fs::{Fs, list_numbered};
+use crate::os::fs::{Fs, NumberedFiles, list_numbered};
 use crate::os::map::MappedFile;
-use crate::queue::consume_queue::ConsumeQueue;
-use crate::queue::table::QueueTable;
+use crate::queue::table::{QueueTable, folders};
 use crate::segment::{Chain, Segment, file_name};
+use crate::summary::{self, Summary};
 
 /// The topic whose queues hold delayed messages, a queue for each level.
 pub const SCHEDULE_TOPIC: &str = "SCHEDULE_TOPIC_XXXX";
-/// Queues of light topics; their units point at records of other queues.
-const LIGHT_PREFIX: &str = "%LMQ%";
 /// Clean files and clocks agree only so far, ms.
 const CHECKPOINT_SLACK_MS: i64 = 3000;
 /// A clock may have been set back by so much since the checkpoint was written, ms.
 const CLOCK_SLACK_MS: i64 = 86_400_000;
-/// So many offsets the last unit of a queue may skip where no record is known to be lost.
-const SKIPPED_AT_END: u64 = 8;
-const SUMMARY: &str = "mq-store.clean";
 
 /// What opening found, and did. Shown at start; nothing is dropped without a line here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +44,8 @@ pub struct RecoveryReport {
     pub fast: bool,
     /// Position of the log's first byte, and behind its last record.
     pub log: (u64, u64),
+    /// Where the walk over the log began. What is below was on the disk at a checkpoint.
+    pub walked_from: u64,
     /// Records walked.
     pub records: u64,
     /// Damage with intact records behind it.
@@ -88,6 +88,9 @@ impl fmt::Display for RecoveryReport {
         write!(f, "the store was {how}; log {} to {}", self.log.0, self.log.1)?;
         match self.fast {
             true => write!(f, ", as it was left")?,
+            false if self.walked_from > self.log.0 => {
+                write!(f, ", {} records checked from {} on", self.records, self.walked_from)?;
+            }
             false => write!(f, ", {} records checked", self.records)?,
         }
         write!(f, " in {} ms", self.took_ms)?;
@@ -103,23 +106,11 @@ impl fmt::Display for RecoveryReport {
         }
         if let Some(c) = &self.cut {
             let kept = c.kept.display();
-            write!(f, "\ncut {} bytes at {}: {}; kept in {kept}", c.bytes, c.at, c.why)?;
+            write!(f, "\ncut {} bytes at {}: {}", c.bytes, c.at, c.why)?;
+            write!(f, "; no intact record is behind; kept in {kept}")?;
         }
         self.notes.iter().try_for_each(|note| write!(f, "\n{note}"))
     }
-}
-
-/// What a clean close leaves for the next start. Believed only while nobody else has written.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Summary {
-    log_end: u64,
-    /// Physical offset of the last record.
-    last_record: Option<u64>,
-    last_time: i64,
-    queues: usize,
-    /// Sum of the queues' maximum offsets.
-    units: u64,
 }
 
 /// A store's parts, sound and ready to be continued.
@@ -174,53 +165,109 @@ pub fn recover(
     let mut report = RecoveryReport { clean: !root.join("abort").exists(), ..Default::default() };
     let attic = Attic { fs, dir: root.join("attic").join(now_ms.to_string()) };
 
-    let (log_dir, queue_dir) = (log_dir(config), root.join("consumequeue"));
-    let (segments, log_file_len) =
-        open_log(fs, &log_dir, config.log_file_len, &attic, &mut report)?;
+    let (log_dirs, queue_dir) = (log_dirs(config), root.join("consumequeue"));
+    let (segments, log_file_len) = open_log(fs, config, &attic, &mut report)?;
     let queue_file_len = queue_file_len(&queue_dir, config.queue_file_len)?;
     let log_limit = segments.last().map_or(0, Segment::limit);
     let checkpoint =
         read_checkpoint(root).believable(now_ms.saturating_add(CLOCK_SLACK_MS), log_limit);
-    let queues = QueueTable::open(fs, &queue_dir, queue_file_len, |path| {
+    let mut queues = QueueTable::open(fs, &queue_dir, queue_file_len, |path| {
         report.notes.push(format!("{} is no queue file; moved to the attic", path.display()));
         attic.keep(path)
     })?;
 
+    queues.leave_alone(batch_topics(root)?);
     let log_min = segments.first().map_or(0, |s| s.base);
-    let summary = if report.clean { read_summary(root) } else { None };
-    // From here on a crash may have left bytes that only the page cache has.
-    let unsynced_from = match report.clean {
-        true => u64::MAX,
-        false => crc_from(&segments, false, &checkpoint),
+    let holds = |name| Summary::read(root, name).filter(|s| s.holds(&segments, &queues));
+    let summary = if report.clean { holds(summary::CLEAN) } else { None };
+    let synced = if report.clean { None } else { holds(summary::SYNCED) };
+    for queue in queues.all() {
+        // What a killed process wrote since is in the page cache, perhaps not on the disk.
+        let on_disk = synced.as_ref().map_or(0, |s| queue.behind(s.log_end));
+        queue.is_on_disk(if report.clean { queue.max_offset() } else { on_disk });
+    }
+    let crc_from = match &synced {
+        Some(synced) => synced.log_end,
+        None => crc_from(&segments, report.clean, &checkpoint),
     };
-    let end = match summary.filter(|s| s.holds(&segments, &queues)) {
+    // From here on a crash may have left bytes that only the page cache has.
+    let unsynced_from = if report.clean { u64::MAX } else { crc_from };
+    let end = match summary.filter(|s| s.is_all(&segments, &queues)) {
         Some(summary) => {
             report.fast = true;
             End { at: summary.log_end, why: Why::Zeros, last_time: summary.last_time }
         }
         None => {
-            let crc_from = crc_from(&segments, report.clean, &checkpoint);
-            let checks = Checks { crc_from, lost_pages: !report.clean };
-            check_log(fs, &segments, checks, &queues, config, &mut report, progress)?
+            let last_time = synced.as_ref().map_or(0, |s| s.last_time);
+            let checks = Checks { crc_from, lost_pages: !report.clean, last_time };
+            check_log(fs, &segments, checks, &queues, config, synced, &mut report, progress)?
         }
     };
     report.log = (log_min, end.at);
 
-    let log = cut_log(fs, &log_dir, log_file_len, segments, &end, &attic, &mut report)?;
+    let log = cut_log(fs, log_dirs, log_file_len, segments, &end, &attic, &mut report)?;
     for segment in log.all().iter().filter(|s| s.limit() > unsynced_from) {
         fs.sync_file(segment.file.path())?;
     }
     for queue in queues.all() {
         queue.follow_log(log_min)?;
     }
-    remove_summary(fs, root)?;
+    summary::remove(fs, root, summary::CLEAN)?;
+    if !report.fast && report.walked_from == log_min {
+        // It does not hold, or somebody else wrote to the store.
+        summary::remove(fs, root, summary::SYNCED)?;
+    }
     report.took_ms = began.elapsed().as_millis() as u64;
     Ok(Recovered { log, last_time: end.last_time, queues, checkpoint, report })
 }
 
-/// The folder of the log's files.
-pub fn log_dir(config: &StoreConfig) -> PathBuf {
-    config.log_dir.clone().unwrap_or_else(|| config.root.join("commitlog"))
+/// Topics whose queues are of another kind, which we don't write: those that have a folder of such
+/// queues, and those of which a Java broker's settings say so.
+fn batch_topics(root: &Path) -> Result<HashSet<String>> {
+    let mut topics: HashSet<String> =
+        folders(&root.join("batchconsumequeue"))?.into_iter().map(|(topic, _)| topic).collect();
+    let text = std::fs::read_to_string(root.join("config/topics.json")).unwrap_or_default();
+    let settings = lenient_json::parse(&text).unwrap_or_default();
+    for (topic, settings) in settings["topicConfigTable"].as_object().into_iter().flatten() {
+        if settings["attributes"]["queue.type"] == "BatchCQ" {
+            topics.insert(topic.clone());
+        }
+    }
+    Ok(topics)
+}
+
+/// The folders that new files of the log go to.
+pub fn log_dirs(config: &StoreConfig) -> Vec<PathBuf> {
+    match &config.log_dirs[..] {
+        [] => vec![config.root.join("commitlog")],
+        dirs => dirs.to_vec(),
+    }
+}
+
+/// The log's files in several folders by position, all else that is there, and files whose position
+/// another has.
+pub fn list_log(dirs: &[PathBuf]) -> Result<(NumberedFiles, Vec<PathBuf>, Vec<PathBuf>)> {
+    let (mut files, mut foreign, mut twice) = (NumberedFiles::new(), Vec::new(), Vec::new());
+    let mut listed: Vec<&PathBuf> = Vec::new();
+    for dir in dirs {
+        if listed.contains(&dir) {
+            continue;
+        }
+        listed.push(dir);
+        let (numbered, other) = list_numbered(dir)?;
+        files.extend(numbered);
+        foreign.extend(other);
+    }
+    // Of two the first folder's counts.
+    files.sort_by_key(|(base, _)| *base);
+    files.dedup_by(|second, first| {
+        let is_twice = second.0 == first.0;
+        if is_twice {
+            twice.push(second.1.clone());
+        }
+        is_twice
+    });
+    Ok((files, foreign, twice))
 }
 
 /// Where files and bytes go that are taken out of a store.
@@ -269,16 +316,21 @@ pub fn log_file_len(files: &[(u64, PathBuf)], configured: usize) -> usize {
 
 fn open_log(
     fs: &Fs,
-    dir: &Path,
-    configured: usize,
+    config: &StoreConfig,
     attic: &Attic<'_>,
     report: &mut RecoveryReport,
 ) -> Result<(Vec<Segment>, usize)> {
-    let (files, foreign) = list_numbered(dir)?;
+    let dirs = [log_dirs(config), config.old_log_dirs.clone()].concat();
+    let (files, foreign, twice) = list_log(&dirs)?;
+    for path in twice {
+        report
+            .notes
+            .push(format!("{} stands in another folder as well; left alone", path.display()));
+    }
     for path in foreign {
         report.notes.push(format!("{} is no log file; left alone", path.display()));
     }
-    let file_len = log_file_len(&files, configured);
+    let file_len = log_file_len(&files, config.log_file_len);
     let mut segments: Vec<Segment> = Vec::new();
     for (base, path) in files {
         if base % file_len as u64 != 0 {
@@ -349,13 +401,15 @@ fn crc_from(segments: &[Segment], clean: bool, checkpoint: &Checkpoint) -> u64 {
     bases.filter(|s| first_time(s).is_some_and(|t| t <= known)).map(|s| s.base).next().unwrap_or(0)
 }
 
-/// Walks the whole log and compares each queue with it.
+/// Walks the log, from where it was `synced`, and compares each queue with it.
+#[expect(clippy::too_many_arguments, reason = "called once")]
 fn check_log(
     fs: &Fs,
     segments: &[Segment],
     checks: Checks,
     queues: &QueueTable,
     config: &StoreConfig,
+    synced: Option<Summary>,
     report: &mut RecoveryReport,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<End> {
@@ -371,10 +425,16 @@ fn check_log(
         seen: HashMap::new(),
         lost_bytes: 0,
         damage: Vec::new(),
+        light_units: 0,
     };
+    let from = synced.map_or(log_min, |s| s.log_end);
+    if from > log_min {
+        check.begin_at(from);
+    }
+    report.walked_from = from;
     let mut failed = Ok(());
-    let mut shown = log_min;
-    let end = scan::walk(segments, log_min, checks, |step| {
+    let mut shown = from;
+    let end = scan::walk(segments, from, checks, |step| {
         let record = match step {
             Step::Record(r) => r,
             Step::BadBody(r) => {
@@ -395,18 +455,19 @@ fn check_log(
             progress(at, log_limit);
             shown = at;
         }
-        if let Some((offset, unit)) = unit_of(&record, &config.delay_levels_ms)
-            && let Err(e) = check.unit(&record, offset, unit)
-        {
-            failed = Err(e);
-            return ControlFlow::Break(());
+        if let Some((offset, unit)) = unit_of(&record, &config.delay_levels_ms) {
+            let done = check.unit(&record, offset, unit).and_then(|()| check.light(&record, &unit));
+            if let Err(e) = done {
+                failed = Err(e);
+                return ControlFlow::Break(());
+            }
         }
         ControlFlow::Continue(())
     });
     failed?;
     check.finish()?;
     let seen = || check.seen.values().flat_map(BTreeMap::values);
-    report.units_written = seen().map(|s| s.written).sum();
+    report.units_written = seen().map(|s| s.written).sum::<u64>() + check.light_units;
     report.queues_mended = seen().filter(|s| s.written > 0).count() as u64;
     report.queues_mended += check.cut_what_the_log_lacks(log_min, end.at)?;
     report.damage.append(&mut check.damage);
@@ -431,207 +492,11 @@ pub fn write_deleted(fs: &Fs, root: &Path, deleted: &DeletedTopics) -> Result<()
     fs.replace(&root.join(DELETED), &serde_json::to_vec(deleted).unwrap_or_default(), None)
 }
 
-struct QueueCheck<'a> {
-    fs: &'a Fs,
-    segments: &'a [Segment],
-    queues: &'a QueueTable,
-    deleted: DeletedTopics,
-    seen: HashMap<Box<str>, BTreeMap<i32, Seen>>,
-    /// Bytes of the log so far that are no records any more.
-    lost_bytes: u64,
-    damage: Vec<Damage>,
-}
-
-struct Seen {
-    queue: Arc<ConsumeQueue>,
-    /// The offset behind the last one that the log confirmed.
-    next: u64,
-    written: u64,
-    /// A unit that is not the next one, and its offset.
-    doubtful: Option<(u64, Unit)>,
-}
-
-impl Seen {
-    /// The first unit in front of `offset` at whose place the log has no record any more.
-    fn stale(&self, segments: &[Segment], offset: u64) -> Option<u64> {
-        let log_min = segments.first().map_or(0, |s| s.base);
-        if offset <= self.next {
-            return None;
-        }
-        let from = self.next.max(self.queue.partition(|unit| unit.offset >= log_min));
-        let mut stale = None;
-        self.queue.for_each(from, |n, unit| {
-            if n < offset && !is_record(segments, unit.offset) {
-                stale = Some(n);
-            }
-            n < offset && stale.is_none()
-        });
-        stale
-    }
-
-    fn write(
-        &mut self,
-        fs: &Fs,
-        queues: &QueueTable,
-        segments: &[Segment],
-        offset: u64,
-        unit: Unit,
-    ) -> Result<()> {
-        let cut_at = self.stale(segments, offset).unwrap_or(offset);
-        if cut_at < self.queue.max_offset() {
-            self.queue = queues.replace(self.queue.cut(fs, cut_at)?);
-        }
-        self.queue.put(offset, &unit)?;
-        self.written += 1;
-        self.next = offset + 1;
-        Ok(())
-    }
-}
-
-fn wrong_offset(offset: u64, unit: &Unit, topic: &str) -> Damage {
-    let what = format!("a message of {topic} has the wrong queue offset {offset}");
-    Damage { from: unit.offset, to: unit.end(), what }
-}
-
-impl QueueCheck<'_> {
-    fn unit(&mut self, record: &Record<'_>, offset: u64, unit: Unit) -> Result<()> {
-        let (topic, id) = (record.topic(), record.queue_id());
-        if self.deleted.get(topic).is_some_and(|at| unit.offset < *at) {
-            return Ok(());
-        }
-        if !self.seen.contains_key(topic) {
-            self.seen.insert(topic.into(), BTreeMap::new());
-        }
-        let Some(of_topic) = self.seen.get_mut(topic) else { return Ok(()) };
-        let seen = match of_topic.entry(id) {
-            std::collections::btree_map::Entry::Occupied(seen) => seen.into_mut(),
-            std::collections::btree_map::Entry::Vacant(place) => {
-                // A record whose topic is no folder's name is damaged; there is no queue for it.
-                let Ok(queue) = self.queues.get_or_create(topic, id) else { return Ok(()) };
-                place.insert(Seen { queue, next: 0, written: 0, doubtful: None })
-            }
-        };
-        let restarts = offset == 0 && seen.next > 0;
-        let restarted = offset == 1 && seen.doubtful.is_some_and(|(offset, _)| offset == 0);
-        if offset < seen.next && !restarts && !restarted {
-            // Two records of one offset: the first has it, as with the Java broker.
-            return Ok(());
-        }
-        if let Some((doubtful, earlier)) = seen.doubtful.take() {
-            if restarted || doubtful >= seen.next && doubtful < offset {
-                seen.write(self.fs, self.queues, self.segments, doubtful, earlier)?;
-            } else {
-                self.damage.push(wrong_offset(doubtful, &earlier, topic));
-            }
-        }
-        let there = seen.queue.get(offset);
-        let agrees = there.is_some_and(|u| {
-            // The tags code may be one that the record does not tell: a time of delivery
-            // under other levels, the address of an extension.
-            let free = topic == SCHEDULE_TOPIC || u.tags_code <= -2_147_483_649;
-            (u.offset, u.size) == (unit.offset, unit.size)
-                && (free || u.tags_code == unit.tags_code)
-        });
-        if agrees && seen.stale(self.segments, offset).is_none() {
-            seen.next = offset + 1;
-        } else if agrees {
-            // Fillers stand for what was lost: nobody shall read there.
-            seen.write(self.fs, self.queues, self.segments, offset, unit)?;
-        } else if offset > unit.offset / MIN_LEN as u64 {
-            // There is no room for so many messages before this one.
-            self.damage.push(wrong_offset(offset, &unit, topic));
-        } else if is_of_an_earlier_life(self.segments, &seen.queue, record, offset, there) {
-            seen.next += u64::from(offset == seen.next && there.is_some());
-        } else if offset > seen.next || restarts {
-            // Messages before it were lost, or the topic was deleted and made again, or its
-            // offset is wrong, which nothing covers. The next one will tell.
-            seen.doubtful = Some((offset, unit));
-        } else {
-            seen.write(self.fs, self.queues, self.segments, offset, unit)?;
-        }
-        Ok(())
-    }
-
-    /// Decides about the last units of queues that skip offsets.
-    fn finish(&mut self) -> Result<()> {
-        let mut topics: Vec<_> = self.seen.iter_mut().collect();
-        topics.sort_unstable_by_key(|(topic, _)| *topic);
-        for (topic, queues) in topics {
-            for seen in queues.values_mut() {
-                let Some((offset, unit)) = seen.doubtful.take() else { continue };
-                let lost = self.lost_bytes / MIN_LEN as u64 + SKIPPED_AT_END;
-                let skipped = offset.checked_sub(seen.next);
-                if seen.next == 0 || skipped.is_some_and(|skipped| skipped <= lost) {
-                    seen.write(self.fs, self.queues, self.segments, offset, unit)?;
-                } else {
-                    self.damage.push(wrong_offset(offset, &unit, topic));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Cuts units of records that are not in the log.
-    fn cut_what_the_log_lacks(&self, log_min: u64, log_end: u64) -> Result<u64> {
-        let mut mended = 0;
-        for queue in self.queues.all() {
-            let seen = self.seen.get(&**queue.topic()).and_then(|q| q.get(&queue.id()));
-            let deleted = self.deleted.get(&**queue.topic());
-            let cut_at = match seen {
-                // Its files came back, or were not gone yet.
-                None if deleted.is_some_and(|at| is_older(queue.last_unit(), *at)) => 0,
-                _ if queue.topic().starts_with(LIGHT_PREFIX) => {
-                    queue.partition(|unit| unit.offset >= log_end)
-                }
-                Some(seen) => seen.next,
-                None => queue.partition(|unit| unit.offset >= log_min),
-            };
-            if cut_at < queue.max_offset() {
-                self.queues.replace(queue.cut(self.fs, cut_at)?);
-                mended += 1;
-            }
-        }
-        Ok(mended)
-    }
-}
-
-fn is_record(segments: &[Segment], at: u64) -> bool {
-    let segment = segments.iter().find(|s| s.base <= at && at < s.limit());
-    matches!(segment.map(|s| decode(s.tail(at))), Some(Ok(Entry::Record(r)))
-        if r.check_place(at).is_ok())
-}
-
-fn is_older(last: Option<Unit>, at: u64) -> bool {
-    last.is_none_or(|unit| unit.offset < at)
-}
-
-/// Whether the queue is right though it says otherwise: a topic that was deleted and made
-/// again counts its offsets anew, while its old records are still in the log.
-pub fn is_of_an_earlier_life(
-    segments: &[Segment],
-    queue: &ConsumeQueue,
-    record: &Record<'_>,
-    offset: u64,
-    there: Option<Unit>,
-) -> bool {
-    let is_later = |unit: &Unit| unit.offset > record.physical_offset().unsigned_abs();
-    let Some(unit) = there.filter(|u| !u.is_filler()) else {
-        return offset >= queue.max_offset() && queue.last_unit().is_some_and(|u| is_later(&u));
-    };
-    let of = |at: u64| segments.iter().find(|s| s.base <= at && at < s.limit());
-    let Some(segment) = of(unit.offset).filter(|_| is_later(&unit)) else { return false };
-    matches!(decode(segment.tail(unit.offset)), Ok(Entry::Record(r))
-        if r.check_place(unit.offset).is_ok()
-            && r.size() == unit.size as usize
-            && (r.topic(), r.queue_id()) == (record.topic(), record.queue_id())
-            && u64::try_from(r.queue_offset()) == Ok(offset))
-}
-
 /// Makes the log end at `end`: what stands behind is kept in the attic, zeroed, and the
 /// last file opened for writing.
 fn cut_log(
     fs: &Fs,
-    dir: &Path,
+    dirs: Vec<PathBuf>,
     file_len: usize,
     segments: Vec<Segment>,
     end: &End,
@@ -670,70 +535,5 @@ fn cut_log(
         }
     }
     // A full last file gets its successor at the first append.
-    Ok(Chain::new(fs, dir, file_len, kept))
-}
-
-impl Summary {
-    /// Whether the store is as it was when this was written.
-    fn holds(&self, segments: &[Segment], queues: &QueueTable) -> bool {
-        let of = |at: u64| segments.iter().find(|s| s.base <= at && at < s.limit());
-        let entry = |at: u64| of(at).map(|s| decode(s.tail(at)));
-        let last_is_there = match self.last_record {
-            None => self.log_end == 0,
-            Some(at) => match entry(at) {
-                Some(Ok(Entry::Record(r))) => {
-                    r.check_place(at).is_ok()
-                        && r.check_body().is_ok()
-                        && r.store_timestamp() == self.last_time
-                        && at + r.size() as u64 == self.log_end
-                }
-                _ => false,
-            },
-        };
-        let nothing_behind = matches!(entry(self.log_end), None | Some(Ok(Entry::End)));
-        let all = queues.all();
-        last_is_there
-            && nothing_behind
-            && segments.windows(2).all(|w| w[0].limit() == w[1].base)
-            && all.len() == self.queues
-            && all.iter().map(|q| q.max_offset()).sum::<u64>() == self.units
-    }
-}
-
-/// Writes down what the next start can compare with. Everything must be flushed.
-pub fn write_summary(
-    fs: &Fs,
-    root: &Path,
-    log_end: u64,
-    last_record: Option<(u64, i64)>,
-    queues: &QueueTable,
-) -> Result<()> {
-    // Queues without a unit have no folder and will not be there.
-    let offsets: Vec<u64> = queues
-        .all()
-        .iter()
-        .filter(|q| q.chain().first().is_some())
-        .map(|q| q.max_offset())
-        .collect();
-    let summary = Summary {
-        log_end,
-        last_record: last_record.map(|(at, _)| at),
-        last_time: last_record.map_or(0, |(_, time)| time),
-        queues: offsets.len(),
-        units: offsets.iter().sum(),
-    };
-    let json = serde_json::to_vec(&summary).unwrap_or_default();
-    fs.replace(&root.join(SUMMARY), &json, None)
-}
-
-fn read_summary(root: &Path) -> Option<Summary> {
-    serde_json::from_slice(&std::fs::read(root.join(SUMMARY)).ok()?).ok()
-}
-
-fn remove_summary(fs: &Fs, root: &Path) -> Result<()> {
-    if root.join(SUMMARY).exists() {
-        fs.remove(&root.join(SUMMARY))?;
-        fs.sync_dir(root)?;
-    }
-    Ok(())
+    Ok(Chain::in_dirs(fs, dirs, file_len, kept))
 }

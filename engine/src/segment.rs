@@ -9,6 +9,9 @@ use crate::error::Result;
 use crate::os::fs::Fs;
 use crate::os::map::{MappedFile, Slice, Writer};
 
+/// A disk that is in use by more than this share gets no new file while another has space.
+const FULL: f64 = 0.85;
+
 /// One file and the position of its first byte.
 #[derive(Clone, Debug)]
 pub struct Segment {
@@ -44,7 +47,8 @@ pub fn file_name(base: u64) -> String {
 #[derive(Debug)]
 pub struct Chain {
     fs: Fs,
-    dir: PathBuf,
+    /// New files go to each in turn.
+    dirs: Vec<PathBuf>,
     file_len: usize,
     files: RwLock<VecDeque<Segment>>,
     /// The next file, made ahead of its time.
@@ -54,17 +58,40 @@ pub struct Chain {
 impl Chain {
     /// A chain of `files`, which stand in `dir`, oldest first.
     pub fn new(fs: &Fs, dir: &Path, file_len: usize, files: Vec<Segment>) -> Chain {
+        Chain::in_dirs(fs, vec![dir.to_owned()], file_len, files)
+    }
+
+    /// A chain whose new files go to several folders in turn; there is one at least. Those that it
+    /// has may stand anywhere.
+    pub fn in_dirs(fs: &Fs, mut dirs: Vec<PathBuf>, file_len: usize, files: Vec<Segment>) -> Chain {
+        // As RocketMQ orders them.
+        dirs.sort();
         Chain {
             fs: fs.clone(),
-            dir: dir.to_owned(),
+            dirs,
             file_len,
             files: RwLock::new(files.into()),
             spare: Mutex::new(None),
         }
     }
 
+    /// The folder, or the first of several.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        &self.dirs[0]
+    }
+
+    /// Where the file at `base` is to be made.
+    fn dir_of(&self, base: u64) -> &Path {
+        let turn = (base / self.file_len as u64) as usize;
+        let has_space = |dir: &&PathBuf| self.fs.used_ratio(dir).is_ok_and(|used| used < FULL);
+        let open: Vec<&PathBuf> = match self.dirs.len() {
+            1 => Vec::new(),
+            _ => self.dirs.iter().filter(has_space).collect(),
+        };
+        match open.len() {
+            0 => &self.dirs[turn % self.dirs.len()],
+            n => open[turn % n],
+        }
     }
     /// Bytes of a file.
     pub fn file_len(&self) -> usize {
@@ -102,15 +129,16 @@ impl Chain {
     }
 
     fn make(&self, base: u64) -> Result<Segment> {
-        self.fs.create_dir(&self.dir)?;
-        let path = self.dir.join(file_name(base));
+        let dir = self.dir_of(base);
+        self.fs.create_dir(dir)?;
+        let path = dir.join(file_name(base));
         if path.exists() {
             // Nothing is in it: its folder could not be synced when it was made.
             self.fs.remove(&path)?;
         }
         let file = Arc::new(MappedFile::create(&self.fs, &path, self.file_len)?);
         // The name must survive a power cut, or what is synced into the file would be lost.
-        self.fs.sync_dir(&self.dir)?;
+        self.fs.sync_dir(dir)?;
         Ok(Segment { base, file })
     }
 

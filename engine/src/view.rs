@@ -18,16 +18,17 @@ use crate::codec::lenient_json;
 use crate::codec::properties;
 use crate::codec::queue_unit::{BATCH_UNIT_LEN, BatchUnit};
 use crate::codec::record::{Entry, Record, decode};
+use crate::config::split_paths;
 use crate::error::{Error, Result};
 use crate::index::{IndexFile, list_index};
 use crate::log::commit_log;
 use crate::log::scan::{self, Checks, End, Step};
-use crate::os::fs::{Fs, list_numbered};
+use crate::os::fs::Fs;
 use crate::os::lock::StoreLock;
 use crate::os::map::{MappedFile, Slice};
 use crate::queue::consume_queue::ConsumeQueue;
 use crate::queue::table::{folders, is_folder_name};
-use crate::recover::{log_file_len, read_checkpoint};
+use crate::recover::{list_log, log_file_len, read_checkpoint};
 use crate::segment::{Chain, Segment};
 use crate::store::as_record;
 
@@ -99,17 +100,18 @@ impl StoreView {
         StoreView::open_with_log(root, &root.join("commitlog"))
     }
 
-    /// [`StoreView::open`] with the log in another folder.
+    /// [`StoreView::open`] with the log in another folder, or in several with commas between them.
     pub fn open_with_log(root: &Path, log_dir: &Path) -> Result<StoreView> {
         let unusable = |what: &str| Error::Unusable { path: root.to_owned(), what: what.into() };
+        let log_dirs = split_paths(log_dir);
         std::fs::read_dir(root).map_err(Error::io("list", root))?;
         if !["commitlog", "consumequeue", "config"].iter().any(|d| root.join(d).is_dir())
-            && !log_dir.is_dir()
+            && !log_dirs.iter().any(|dir| dir.is_dir())
         {
             return Err(unusable("no store: neither commitlog nor consumequeue is there"));
         }
         let mut misfits = Vec::new();
-        let (files, file_len) = open_files(log_dir, &mut misfits)?;
+        let (files, file_len) = open_files(&log_dirs, &mut misfits)?;
         let log = Chain::new(&Fs::read_only(), log_dir, file_len, files);
         Ok(StoreView { root: root.to_owned(), log, misfits })
     }
@@ -172,7 +174,7 @@ impl StoreView {
             visit(step)
         };
         let lost_pages = self.has_abort() && self.in_use().is_none();
-        let checks = Checks { crc_from: if crc { 0 } else { u64::MAX }, lost_pages };
+        let checks = Checks { crc_from: if crc { 0 } else { u64::MAX }, lost_pages, last_time: 0 };
         scan::walk(files, files.first().map_or(0, |s| s.base), checks, visit)
     }
 
@@ -223,7 +225,7 @@ impl StoreView {
     /// with its files.
     pub fn queue(&self, topic: &str, id: i32, misfits: &mut Vec<Misfit>) -> Result<ConsumeQueue> {
         let dir = self.queue_dir("consumequeue", topic, id)?;
-        let (files, file_len) = open_files(&dir, misfits)?;
+        let (files, file_len) = open_files(std::slice::from_ref(&dir), misfits)?;
         let queue = ConsumeQueue::over(&dir, topic.into(), id, file_len, files);
         queue.raise_min(self.log_min());
         Ok(queue)
@@ -242,7 +244,7 @@ impl StoreView {
         misfits: &mut Vec<Misfit>,
     ) -> Result<BatchQueue> {
         let dir = self.queue_dir("batchconsumequeue", topic, id)?;
-        let (files, _) = open_files(&dir, misfits)?;
+        let (files, _) = open_files(std::slice::from_ref(&dir), misfits)?;
         Ok(BatchQueue { topic: topic.into(), id, files })
     }
 
@@ -367,14 +369,17 @@ fn read_config(path: &Path) -> Result<Value, String> {
     lenient_json::parse(&text).map_err(|e| e.to_string())
 }
 
-/// Maps the files of a folder that are named by their position; returns them with their
+/// Maps the files of some folders that are named by their position; returns them with their
 /// length.
-fn open_files(dir: &Path, misfits: &mut Vec<Misfit>) -> Result<(Vec<Segment>, usize)> {
-    let (numbered, foreign) = list_numbered(dir)?;
+fn open_files(dirs: &[PathBuf], misfits: &mut Vec<Misfit>) -> Result<(Vec<Segment>, usize)> {
+    let (numbered, foreign, twice) = list_log(dirs)?;
     let file_len = log_file_len(&numbered, 0);
     let mut misfit = |path: &Path, what| misfits.push(Misfit { path: path.to_owned(), what });
     for path in foreign {
         misfit(&path, "has no business here".into());
+    }
+    for path in twice {
+        misfit(&path, "stands in another folder as well".into());
     }
     let mut files: Vec<Segment> = Vec::new();
     for (base, path) in numbered {

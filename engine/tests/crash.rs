@@ -2,8 +2,12 @@
 //! store over a disk that is cut at some call; then what was promised is compared with what is
 //! there. A seed tells it all:
 //!
-//! - `MQ_CRASH_SEEDS=N` runs N seeds instead of the usual number
+//! - `MQ_CRASH_SEEDS=N` runs N seeds instead of the usual number, from `MQ_CRASH_FROM=K` on, on
+//!   `MQ_CRASH_THREADS=T` threads
 //! - `MQ_CRASH_SEED=K` runs that one, and prints each step and call
+//!
+//! At length: `MQ_CRASH_SEEDS=100000 MQ_CRASH_THREADS=2 cargo test --release -p mq-store --test crash
+//! a_power_cut -- --nocapture`. That it is able to fail is what `crash/prove` proves.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails is a failed test")]
 
@@ -14,6 +18,7 @@ mod disk;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use disk::{Disk, Plan, Rng, folder};
@@ -143,6 +148,8 @@ impl World {
     fn config(&self) -> StoreConfig {
         StoreConfig {
             flush: if self.sync { FlushPolicy::Sync } else { FlushPolicy::default() },
+            // Five units: a cut may lose one file of a queue and leave the next.
+            queue_file_len: 100,
             // The real disk is not what this is about.
             retention: Retention {
                 reserved_hours: 1,
@@ -371,9 +378,11 @@ impl World {
         let broker = self.broker();
         let store = broker.store();
         while let Ok(true) = store.index_step() {}
+        while let Ok(true) = store.check_index_step() {}
         if self.disk.is_dead() {
             return;
         }
+        assert_eq!(store.damaged_index_files(), 0, "a damaged index was trusted");
         assert!(store.log().min_offset() <= self.dropped_to, "files went that nobody deleted");
         let mut found = BTreeSet::new();
         if let Some(topic) = self.half_deleted.take() {
@@ -579,30 +588,51 @@ fn fail(at: u64, kind: ErrorKind, and_on: bool, trace: bool) -> bool {
     failed.is_some()
 }
 
-fn seeds(usual: u64) -> (Vec<u64>, bool) {
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    match number("MQ_CRASH_SEED") {
-        Some(seed) => (vec![seed], true),
-        None => ((0..number("MQ_CRASH_SEEDS").unwrap_or(usual)).collect(), false),
-    }
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
 #[test]
 fn a_power_cut_takes_nothing_that_was_promised() {
-    let (seeds, trace) = seeds(300);
-    let mut bad = Vec::new();
-    for seed in seeds {
-        if catch_unwind(AssertUnwindSafe(|| World::new(seed, trace).live())).is_err() {
-            println!("seed {seed} fails: MQ_CRASH_SEED={seed} cargo test -p mq-store --test crash");
-            bad.push(seed);
+    let began = std::time::Instant::now();
+    let from = setting("MQ_CRASH_FROM").unwrap_or(0);
+    let (seeds, trace) = match setting("MQ_CRASH_SEED") {
+        Some(seed) => (seed..seed + 1, true),
+        None => (from..from + setting("MQ_CRASH_SEEDS").unwrap_or(300), false),
+    };
+    let (next, bad) = (AtomicU64::new(seeds.start), Mutex::new(BTreeSet::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..setting("MQ_CRASH_THREADS").unwrap_or(1) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    if catch_unwind(AssertUnwindSafe(|| World::new(seed, trace).live())).is_err() {
+                        println!("seed {seed} fails: MQ_CRASH_SEED={seed} cargo test -p mq-store --test crash");
+                        bad.lock().unwrap().insert(seed);
+                    }
+                    let done = seed + 1 - seeds.start;
+                    if done.is_multiple_of(10_000) {
+                        println!("{done} seeds after {} s", began.elapsed().as_secs());
+                    }
+                }
+            });
         }
-    }
+    });
+    let (bad, count) = (bad.into_inner().unwrap(), seeds.end - seeds.start);
+    println!(
+        "{count} seeds, {seeds:?}, in {} s: {} violations",
+        began.elapsed().as_secs(),
+        bad.len()
+    );
     assert!(bad.is_empty(), "seeds {bad:?} fail; MQ_CRASH_SEED=<seed> replays one");
 }
 
 #[test]
 fn a_call_that_fails_costs_nothing_that_was_promised() {
-    let (one, trace) = seeds(0);
+    let one = setting("MQ_CRASH_SEED");
     let mut bad = Vec::new();
     for (kind, and_on) in [
         (ErrorKind::Other, false),
@@ -610,10 +640,10 @@ fn a_call_that_fails_costs_nothing_that_was_promised() {
         (ErrorKind::Other, true),
         (ErrorKind::StorageFull, true),
     ] {
-        let calls = if trace { one[0]..one[0] + 1 } else { 1..u64::MAX };
+        let calls = one.map_or(1..u64::MAX, |call| call..call + 1);
         let step = if std::env::var_os("MQ_CRASH_SEEDS").is_some() { 1 } else { 5 };
         for at in calls.step_by(step) {
-            match catch_unwind(AssertUnwindSafe(|| fail(at, kind, and_on, trace))) {
+            match catch_unwind(AssertUnwindSafe(|| fail(at, kind, and_on, one.is_some()))) {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(_) => {

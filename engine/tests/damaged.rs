@@ -157,3 +157,86 @@ fn the_index_goes_on_behind_zeros() {
     assert!(store.index_step().unwrap() && !store.index_step().unwrap());
     store.close().unwrap();
 }
+
+fn overwrite(root: &std::path::Path, at: u64, bytes: &[u8]) {
+    use std::os::unix::fs::FileExt;
+    let path = root.join("commitlog").join(file_name(0));
+    std::fs::OpenOptions::new().write(true).open(path).unwrap().write_all_at(bytes, at).unwrap();
+}
+
+/// A message that is damaged under a running store, in whichever of its lengths, is passed by in
+/// reading, and so is told; those behind it are given out.
+#[test]
+fn reads_pass_by_what_is_damaged() {
+    // Total size, magic, place, body length, topic length.
+    for (field, len) in [(0, 4), (4, 4), (28, 8), (84, 4), (0, 88)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = open(dir.path());
+        let places: Vec<u64> = (0..30).map(|n| append(&store, n)).collect();
+        while store.index_step().unwrap() {}
+        overwrite(dir.path(), places[7] + field, &vec![0x3f; len]);
+        let want: Vec<u64> = (0..30).filter(|n| n % 3 == 1 && *n != 7).collect();
+        assert_eq!(numbers(&store, "T", 1), want, "{field}");
+        assert_eq!(store.damaged_reads(), 1, "{field}");
+        let found = store.query("T", "all", 99, 0, i64::MAX).records.len();
+        assert_eq!((found, store.damaged_reads()), (29, 2), "{field}");
+    }
+}
+
+/// The same for a message that consumers were not shown yet.
+#[test]
+fn dispatch_passes_by_what_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let flush = mq_store::log::flush::FlushPolicy::Sync;
+    let (store, _) = open_config(mq_store::config::StoreConfig { flush, ..config(dir.path()) });
+    let places: Vec<u64> = (0..30).map(|n| append(&store, n)).collect();
+    overwrite(dir.path(), places[7], &[0xff; 20]);
+    store.flush().unwrap();
+    let want: Vec<u64> = (0..30).filter(|n| n % 3 == 1 && *n != 7).collect();
+    assert_eq!((numbers(&store, "T", 1), store.damaged_reads()), (want, 1));
+    append(&store, 30);
+    store.flush().unwrap();
+    assert_eq!(numbers(&store, "T", 0).last(), Some(&30));
+}
+
+/// An index file that is damaged where its header does not show it is found by looking through, and
+/// made again.
+#[test]
+fn a_damaged_index_is_found_and_made_again() {
+    // A slot, the hash of an item, its offset, the item before it.
+    for at in [40 + 4 * 7 + 2, 140 + 20 * 30 + 3, 140 + 20 * 30 + 10, 140 + 20 * 30 + 19] {
+        let dir = filled(true);
+        let files = list_index(&dir.path().join("index")).unwrap();
+        let mut bytes = std::fs::read(&files[2]).unwrap();
+        bytes[at] ^= 0x15;
+        std::fs::write(&files[2], bytes).unwrap();
+        let (store, _) = open(dir.path());
+        while store.check_index_step().unwrap() {}
+        assert_eq!(store.damaged_index_files(), 1, "byte {at}");
+        assert_holds(&store, COUNT);
+    }
+}
+
+/// Units that were lost where a start does not look any more are passed by, and so is told; a queue
+/// that is taken away is made again whole.
+#[test]
+fn reads_pass_by_lost_units() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    (0..90).for_each(|n| _ = append(&store, n));
+    store.write_checkpoint().unwrap();
+    let killed = copy_of(dir.path());
+    let path = killed.path().join("consumequeue/T/1/00000000000000000000");
+    let mut units = std::fs::read(&path).unwrap();
+    units[60..100].fill(0);
+    std::fs::write(&path, units).unwrap();
+    let (store, report) = open(killed.path());
+    assert!(report.walked_from > 0, "{report}");
+    let want = |n: &u64| n % 3 == 1 && ![10, 13].contains(n);
+    assert_eq!(numbers(&store, "T", 1), (0..90).filter(want).collect::<Vec<_>>());
+    assert_eq!(store.damaged_reads(), 1);
+    drop(store);
+    std::fs::remove_dir_all(killed.path().join("consumequeue/T/1")).unwrap();
+    let (store, _) = open(killed.path());
+    assert_holds(&store, 90);
+}

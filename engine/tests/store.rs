@@ -5,14 +5,15 @@
 mod common;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
 use common::*;
 use mq_store::codec::record::{Message, sys_flag};
-use mq_store::config::StoreConfig;
+use mq_store::config::{Retention, StoreConfig};
 use mq_store::log::flush::FlushPolicy;
+use mq_store::os::clock::ManualClock;
 use mq_store::os::fs::{Call, Fs, Watch};
 use mq_store::store::{MessageStore, ReadLimits, ReadStatus};
 use mq_store::{Error, Limit};
@@ -421,4 +422,117 @@ fn an_append_that_does_not_get_on_holds_no_other_up_for_long() {
         stuck.join().unwrap().unwrap();
     });
     assert_eq!(store.append(&message("T", 1, b"later")).unwrap().queue_offset, 0);
+}
+
+/// What was on the disk at the last checkpoint is not walked over again after a kill, unless
+/// something of it is not as it was.
+#[test]
+fn a_killed_store_is_walked_from_its_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    (0..300).for_each(|n| _ = append(&store, n));
+    store.write_checkpoint().unwrap();
+    (300..350).for_each(|n| _ = append(&store, n));
+    let killed = || copy_of(dir.path());
+    let whole = killed();
+    let (again, report) = open(whole.path());
+    assert_eq!((report.records, report.walked_from > 0), (50, true), "{report}");
+    assert_holds(&again, 350);
+    drop((again, whole));
+
+    type Harm = fn(&Path);
+    let harms: [Harm; 4] = [
+        |root| std::fs::remove_dir_all(root.join("consumequeue/T/1")).unwrap(),
+        |root| std::fs::remove_dir_all(root.join("consumequeue")).unwrap(),
+        |root| std::fs::remove_file(root.join("consumequeue/T/0/00000000000000001600")).unwrap(),
+        |root| std::fs::write(root.join("mq-store.synced"), "{}").unwrap(),
+    ];
+    for (n, harm) in harms.iter().enumerate() {
+        let harmed = killed();
+        harm(harmed.path());
+        let (again, report) = open(harmed.path());
+        assert_eq!((report.records, report.walked_from), (350, 0), "{n}: {report}");
+        assert_holds(&again, 350);
+    }
+    // Deleting a topic makes the queues others; soon there is another checkpoint.
+    (0..9).for_each(|n| _ = store.append(&message("gone", 0, &[n])).unwrap());
+    store.checkpoint_step().unwrap();
+    store.write_checkpoint().unwrap();
+    store.delete_topic("gone").unwrap();
+    assert_eq!(open(killed().path()).1.walked_from, 0);
+    store.checkpoint_step().unwrap();
+    assert!(open(killed().path()).1.walked_from > 0);
+}
+
+/// A log in several folders takes turns, is found again in whatever order they are named, gets no new
+/// file where it shall not, and loses old files wherever they stand.
+#[test]
+fn a_log_may_stand_in_several_folders() {
+    let dir = tempfile::tempdir().unwrap();
+    let [a, b, old] = ["a", "b", "old"].map(|name| dir.path().join(name).join("commitlog"));
+    let with = |log_dirs: &[&PathBuf], old_log_dirs: &[&PathBuf]| StoreConfig {
+        log_dirs: log_dirs.iter().map(|dir| dir.to_path_buf()).collect(),
+        old_log_dirs: old_log_dirs.iter().map(|dir| dir.to_path_buf()).collect(),
+        ..config(dir.path())
+    };
+    let files = |dir: &PathBuf| std::fs::read_dir(dir).unwrap().count();
+    let (store, _) = open_config(with(&[&old], &[]));
+    (0..200).for_each(|n| _ = append(&store, n));
+    drop(store);
+    let before = files(&old);
+    let (store, _) = open_config(with(&[&b, &a], &[&old]));
+    (200..400).for_each(|n| _ = append(&store, n));
+    assert_eq!(files(&old), before);
+    assert!(files(&a).abs_diff(files(&b)) <= 1, "{} {}", files(&a), files(&b));
+    assert_holds(&store, 400);
+    let end = store.log().end();
+    drop(store);
+    // What a kill leaves is walked through all of them.
+    std::fs::write(dir.path().join("abort"), "").unwrap();
+    std::fs::remove_file(dir.path().join("mq-store.synced")).unwrap();
+    let (store, report) = open_config(with(&[&a, &b], &[&old]));
+    assert_eq!((report.records, report.log, &*report.damage), (400, (0, end), &[][..]), "{report}");
+    assert_holds(&store, 400);
+    let paths = [&a, &b, &old].map(|dir| dir.to_str().unwrap()).join(",");
+    let view = mq_store::view::StoreView::open_with_log(dir.path(), Path::new(&paths)).unwrap();
+    assert_eq!((view.log().all().len(), view.misfits()), (files(&a) + files(&b) + before, &[][..]));
+    drop(store);
+    let clock = Arc::new(ManualClock::at(1_795_467_835_737 + 7_200_000));
+    let retention = Retention { reserved_hours: 0, ..Retention::default() };
+    let config = StoreConfig { retention, ..with(&[&a, &b], &[&old]) };
+    let (store, _) = MessageStore::open_with(config, Fs::default(), clock, &mut |_, _| {}).unwrap();
+    while files(&a) + files(&b) + files(&old) > 1 {
+        store.delete_expired().unwrap();
+    }
+    assert_eq!(files(&old), 0);
+}
+
+/// Light queues that a Java broker wrote are made again from the log; topics with batch queues get
+/// none of ours beside, and take no message from us.
+#[test]
+fn queues_of_other_kinds_are_made_again_or_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    for n in 0..30 {
+        let offsets = format!("{n},{}", n / 2);
+        let names = if n % 2 == 0 { "%LMQ%a,%LMQ%b" } else { "%LMQ%a" };
+        let text = format!(
+            "INNER_MULTI_DISPATCH\u{1}{names}\u{2}INNER_MULTI_QUEUE_OFFSET\u{1}{offsets}\u{2}"
+        );
+        let body = format!("body {n} ");
+        let properties = text.as_bytes();
+        store.append(&Message { properties, ..message("T", 3, body.as_bytes()) }).unwrap();
+        store.append(&message("Batch", 0, body.as_bytes())).unwrap();
+    }
+    let killed = copy_of(dir.path());
+    std::fs::remove_dir_all(killed.path().join("consumequeue")).unwrap();
+    std::fs::create_dir_all(killed.path().join("batchconsumequeue/Batch/0")).unwrap();
+    let (store, report) = open(killed.path());
+    assert_eq!((report.records, &*report.damage), (60, &[][..]), "{report}");
+    assert_eq!(numbers(&store, "%LMQ%a", 0), (0..30).collect::<Vec<_>>());
+    assert_eq!(numbers(&store, "%LMQ%b", 0), (0..30).step_by(2).collect::<Vec<_>>());
+    assert!(!killed.path().join("consumequeue/Batch").exists());
+    let refused = store.append(&message("Batch", 0, b"")).unwrap_err();
+    assert!(refused.to_string().contains("BatchCQ"), "{refused}");
+    assert_eq!(store.append(&message("T", 3, b"")).unwrap().queue_offset, 30);
 }

@@ -425,7 +425,9 @@ conf! {
     register_name_server_period: i64 = 30_000, "registerNameServerPeriod" in PERIOD;
     register_broker_timeout_mills: i64 = 6_000, "registerBrokerTimeoutMills" in PERIOD;
     store_path_root_dir: PathBuf = in_home("store"), "storePathRootDir";
+    /// One folder, or several with commas between them.
     store_path_commit_log: Option<PathBuf> = None, "storePathCommitLog";
+    read_only_commit_log_store_paths: Option<PathBuf> = None, "readOnlyCommitLogStorePaths";
     mapped_file_size_commit_log: usize = 1 << 30, "mappedFileSizeCommitLog" in 4096..=1 << 40;
     mapped_file_size_consume_queue: usize = 6_000_000,
         "mappedFileSizeConsumeQueue" in 20..=1 << 40;

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use mq_store::broker::{Broker, BrokerConfig};
 use mq_store::codec::index::Shape;
-use mq_store::config::{Retention, StoreConfig};
+use mq_store::config::{Retention, StoreConfig, split_paths};
 use mq_store::log::flush::FlushPolicy;
 use mq_store::os::clock::SystemClock;
 use mq_store::os::fs::Fs;
@@ -72,8 +72,10 @@ impl Settings {
                 thorough_interval_ms: conf.flush_commit_log_thorough_interval,
             },
         };
+        let paths = |paths: &Option<PathBuf>| paths.as_deref().map(split_paths).unwrap_or_default();
         let store = StoreConfig {
-            log_dir: conf.store_path_commit_log.clone(),
+            log_dirs: paths(&conf.store_path_commit_log),
+            old_log_dirs: paths(&conf.read_only_commit_log_store_paths),
             log_file_len: conf.mapped_file_size_commit_log,
             queue_file_len: conf.mapped_file_size_consume_queue,
             index_shape: Shape {

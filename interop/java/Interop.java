@@ -16,6 +16,7 @@ public final class Interop {
         Load.scenarios(known);
         Servers.scenarios(known);
         Operating.scenarios(known);
+        Fixtures.scenarios(known);
 
         List<String> wanted = new ArrayList<>();
         for (String name : Arrays.asList(args).subList(2, args.length)) {

@@ -34,6 +34,9 @@ pub mod name {
     pub const TRACE_ON: &str = "TRACE_ON";
     pub const CLUSTER: &str = "CLUSTER";
     pub const INNER_NUM: &str = "INNER_NUM";
+    /// Light queues that have the message too, and its offset in each; commas between.
+    pub const INNER_MULTI_DISPATCH: &str = "INNER_MULTI_DISPATCH";
+    pub const INNER_MULTI_QUEUE_OFFSET: &str = "INNER_MULTI_QUEUE_OFFSET";
 }
 
 /// Names and values as they stand in a property text.

@@ -262,15 +262,6 @@ pub fn decode(bytes: &[u8]) -> Result<Entry<'_>, RecordError> {
     Ok(Entry::Record(Record { bytes, topic, body_at, body_len, properties, born_host_len }))
 }
 
-/// Whether `bytes` begin like the record of their length at `physical_offset`: size, magic and
-/// place. Cheap enough for every message that is read.
-pub fn has_head(bytes: &[u8], physical_offset: u64) -> bool {
-    bytes.len() >= MIN_LEN
-        && usize::try_from(be::i32(bytes, TOTAL)) == Ok(bytes.len())
-        && matches!(be::i32(bytes, MAGIC) as u32, MAGIC_V1 | MAGIC_V2)
-        && u64::try_from(be::i64(bytes, PHYSICAL_OFFSET)) == Ok(physical_offset)
-}
-
 impl<'a> Record<'a> {
     /// All bytes of the record.
     pub fn bytes(&self) -> &'a [u8] {
@@ -454,7 +445,6 @@ mod tests {
         assert_eq!(r.offset_msg_id(), "7F00000100002A9F0000000000001000");
         assert_eq!(r.check_body(), Ok(()));
         assert_eq!(r.check_place(4096), Ok(()));
-        assert!(has_head(&bytes, 4096) && !has_head(&bytes, 0) && !has_head(&bytes[1..], 4096));
         assert_eq!(r.check_place(0), Err(RecordError::Place(4096)));
     }
 

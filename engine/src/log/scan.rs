@@ -51,6 +51,8 @@ pub struct Checks {
     /// Whether the last file may have lost pages in front of others: then records are looked
     /// for behind zeros too.
     pub lost_pages: bool,
+    /// Store time of the record before the first, ms; 0 if that is not known.
+    pub last_time: i64,
 }
 
 /// Walks the records of `segments` (oldest first) from `from`, where a record or a file begins.
@@ -61,7 +63,7 @@ pub fn walk(
     checks: Checks,
     mut visit: impl FnMut(Step<'_>) -> ControlFlow<()>,
 ) -> End {
-    let mut end = End { at: from, why: Why::Zeros, last_time: 0 };
+    let mut end = End { at: from, why: Why::Zeros, last_time: checks.last_time };
     let mut n = 0;
     while n < segments.len() {
         let segment = &segments[n];

@@ -63,7 +63,6 @@ impl ConsumeQueue {
         let max = files.last().map_or(0, |s| s.end() / UNIT);
         let writer = files.last().map(|s| s.file.writer());
         writer.iter().for_each(|w| w.file().touch_singly(true));
-        let files_begin = files.get(files.len().saturating_sub(2)).map_or(0, |s| s.base / UNIT);
         Ok(ConsumeQueue {
             topic,
             id,
@@ -72,8 +71,7 @@ impl ConsumeQueue {
             next: AtomicU64::new(max),
             max: AtomicU64::new(max),
             min: AtomicU64::new(min),
-            // What a killed process wrote is in the page cache, perhaps not on the disk.
-            flushed: AtomicU64::new(files_begin),
+            flushed: AtomicU64::new(0),
         })
     }
 
@@ -182,6 +180,14 @@ impl ConsumeQueue {
         Unit::decode(self.chain.find(at)?.tail(at))
     }
 
+    /// Whether there is nothing at `offset` though its file is there: a unit was lost. Offsets that
+    /// were left out have fillers, or no file.
+    pub fn is_lost(&self, offset: u64) -> bool {
+        let at = offset.saturating_mul(UNIT);
+        offset < self.max_offset()
+            && self.chain.find(at).is_some_and(|segment| Unit::decode(segment.tail(at)).is_none())
+    }
+
     /// Shows the units from `from` on, with their offsets, until `visit` returns false.
     /// Returns the offset behind the last one shown; where files are missing, and over fillers,
     /// it goes on to what comes next.
@@ -240,6 +246,29 @@ impl ConsumeQueue {
             }
         }
         self.next_unit(low).map_or(low, |(n, _)| n)
+    }
+
+    /// The offset behind the last unit whose record is below `position`; 0 if there is none.
+    pub fn behind(&self, position: u64) -> u64 {
+        let (first, max) = (self.chain.first().map_or(0, |s| s.base / UNIT), self.max_offset());
+        let is_below = |unit: &Unit| unit.offset < position;
+        if max > 0 && self.get(max - 1).is_some_and(|unit| !unit.is_filler() && is_below(&unit)) {
+            return max;
+        }
+        let (mut low, mut high, mut found) = (first, max, 0);
+        while low < high {
+            let mid = low + (high - low) / 2;
+            match self.next_unit(mid) {
+                Some((n, unit)) if n < high && is_below(&unit) => (low, found) = (n + 1, n + 1),
+                _ => high = mid,
+            }
+        }
+        found
+    }
+
+    /// Has the units below `offset` count as being on the disk.
+    pub fn is_on_disk(&self, offset: u64) {
+        self.flushed.store(offset, Ordering::Release);
     }
 
     /// Moves the minimum to the first unit whose record the log, which begins at

@@ -1,6 +1,6 @@
 //! All queues, by topic and queue id.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -19,6 +19,8 @@ pub struct QueueTable {
     dir: PathBuf,
     file_len: usize,
     queues: RwLock<Queues>,
+    /// Topics whose queues are of a kind that we don't write.
+    others: HashSet<String>,
 }
 
 /// Whether a topic can be the name of a folder. A record that says otherwise is damaged, or
@@ -50,7 +52,13 @@ impl QueueTable {
             }
         }
         let (fs, dir) = (fs.clone(), dir.to_owned());
-        Ok(QueueTable { fs, dir, file_len, queues: RwLock::new(queues) })
+        let queues = RwLock::new(queues);
+        Ok(QueueTable { fs, dir, file_len, queues, others: HashSet::new() })
+    }
+
+    /// Has no queue made for these topics: theirs are of another kind.
+    pub fn leave_alone(&mut self, topics: HashSet<String>) {
+        self.others = topics;
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Queues> {
@@ -70,6 +78,14 @@ impl QueueTable {
             return Err(Error::Unusable {
                 path: self.dir.clone(),
                 what: format!("topic {topic:?}, queue {id} cannot be a folder"),
+            });
+        }
+        if self.others.contains(topic) {
+            return Err(Error::Unusable {
+                path: self.dir.clone(),
+                what: format!(
+                    "{topic} has batch queues (queue.type=BatchCQ), which only RocketMQ writes; send to another topic"
+                ),
             });
         }
         let mut queues = self.queues.write().unwrap_or_else(PoisonError::into_inner);

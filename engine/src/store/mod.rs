@@ -3,6 +3,7 @@
 mod read;
 mod upkeep;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -37,6 +38,9 @@ pub struct MessageStore {
     index: RwLock<Index>,
     /// The log is indexed up to here.
     indexed: AtomicU64,
+    /// Files of the index that were there at the start and were not looked through yet.
+    index_unchecked: Mutex<Vec<PathBuf>>,
+    index_damaged: AtomicU64,
     dispatcher: Dispatcher,
     on_arrival: OnceLock<OnArrival>,
     flush_queue: FlushQueue,
@@ -48,6 +52,9 @@ pub struct MessageStore {
     deleted_to: AtomicU64,
     /// When the parts of upkeep are due, ms.
     due: Mutex<Due>,
+    /// When a checkpoint is due, ms, and where the log ended at the last one.
+    checkpoint_due: AtomicI64,
+    checkpoint_at: AtomicU64,
     flushed_at: AtomicI64,
     /// When it was last told that dispatch does not get on, ms.
     told_at: AtomicI64,
@@ -66,7 +73,6 @@ pub struct MessageStore {
 #[derive(Debug, Default)]
 struct Due {
     flush_queues: i64,
-    checkpoint: i64,
     retain: i64,
     watch: i64,
 }
@@ -121,18 +127,13 @@ impl MessageStore {
         if discarded > 0 {
             report.notes.push(format!("{discarded} index files are made again from the log"));
         }
-        // The record there was the last one with keys. What went on in the next file may be gone
-        // with that: then the record comes again.
-        let indexed = match index.end_offset() {
-            None => 0,
-            Some((at, true)) => at,
-            Some((at, false)) => at + log.record_at(at).map_or(0, |r| r.len() as u64),
-        };
-        let indexed = indexed.max(log.min_offset());
+        let indexed = upkeep::index_from(&index, &log);
         let mut checkpoint = parts.checkpoint;
-        if discarded > 0 {
-            // Its time was that of files which are gone; those made anew are not on the disk yet.
-            checkpoint.index_time = index.files().last().map_or(0, |f| f.header().end_time);
+        let index_time = index.files().last().map_or(0, |f| f.header().end_time);
+        if checkpoint.index_time > index_time {
+            // It was that of files which are gone. Those made anew are not on the disk yet.
+            checkpoint.index_time = index_time;
+            fs.replace(&root.join("checkpoint"), &checkpoint.encode(), None)?;
         }
         let mut deleted = recover::read_deleted(&root);
         if deleted.values().any(|at| *at > log.end()) {
@@ -144,6 +145,10 @@ impl MessageStore {
             dispatcher: Dispatcher::new(log.end()),
             wake_upkeep_at: AtomicU64::new(log.end()),
             indexed: AtomicU64::new(indexed),
+            index_unchecked: Mutex::new(
+                index.files().iter().map(|f| f.path().to_owned()).collect(),
+            ),
+            index_damaged: AtomicU64::new(0),
             index: RwLock::new(index),
             on_arrival: OnceLock::new(),
             flush_queue: FlushQueue::default(),
@@ -154,7 +159,14 @@ impl MessageStore {
             deleted: Mutex::new(deleted),
             was_closed: report.clean,
             queues_doubtful: AtomicBool::new(false),
-            due: Mutex::new(Due { checkpoint: now + upkeep::CHECKPOINT_MS, ..Due::default() }),
+            due: Mutex::default(),
+            // The next start shall not have to do again what this one did.
+            checkpoint_due: AtomicI64::new(if report.fast {
+                now + upkeep::CHECKPOINT_MS
+            } else {
+                now
+            }),
+            checkpoint_at: AtomicU64::new(log.end()),
             flushed_at: AtomicI64::new(now),
             told_at: AtomicI64::new(i64::MIN / 2),
             threads: Mutex::new(Vec::new()),
@@ -190,9 +202,13 @@ impl MessageStore {
     pub fn dispatch_behind(&self) -> u64 {
         self.log.end().saturating_sub(self.dispatcher.position())
     }
-    /// How often a read came by a damaged message and passed it by.
+    /// How often a read, or dispatch, came by a damaged message and passed it by.
     pub fn damaged_reads(&self) -> u64 {
-        self.damaged_reads.load(Ordering::Relaxed)
+        self.damaged_reads.load(Ordering::Relaxed) + self.dispatcher.damaged()
+    }
+    /// How many damaged index files were found and made again since the start.
+    pub fn damaged_index_files(&self) -> u64 {
+        self.index_damaged.load(Ordering::Relaxed)
     }
     /// Whether the last user of the store closed it.
     pub fn was_closed(&self) -> bool {

@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering;
 
 use super::{MessageStore, as_record};
 use crate::codec::properties;
-use crate::codec::record::{Record, has_head};
+use crate::codec::record::{Entry, Record, decode};
 use crate::index::Found;
 use crate::log::flush::FlushPolicy;
 use crate::os::map::Slice;
+use crate::queue::consume_queue::ConsumeQueue;
 use crate::recover::unit_of;
 
 /// A trouble that goes on is told this often, ms.
@@ -191,7 +192,12 @@ impl MessageStore {
         let mut read = none(ReadStatus::NoMatchedMessage, offset);
         let (mut scanned, mut gone) = (0, false);
         let mut segment = None;
-        read.next = queue.for_each(offset, |_, unit| {
+        let mut expected = offset;
+        read.next = queue.for_each(offset, |n, unit| {
+            if n > expected {
+                self.pass_by_lost(&queue, expected..n);
+            }
+            expected = n + 1;
             let full = read.records.len() >= limits.messages.max(1)
                 || (read.bytes + unit.size as usize > limits.bytes && !read.records.is_empty());
             if full || scanned >= limits.scan {
@@ -208,14 +214,9 @@ impl MessageStore {
             }
             let slice = segment.as_ref().and_then(|s| s.slice(unit.offset, unit.size as usize));
             match slice {
-                Some(slice) if !has_head(&slice, unit.offset) => {
-                    self.damaged_reads.fetch_add(1, Ordering::Relaxed);
-                    tracing::error!(
-                        topic,
-                        queue_id,
-                        "a damaged message at {} is passed by",
-                        unit.offset
-                    );
+                // A client that cannot read one message reads none behind it in the answer.
+                Some(slice) if !is_whole(&slice, unit.offset) => {
+                    self.pass_by_damaged(unit.offset, topic);
                 }
                 Some(slice) => {
                     let is_wanted =
@@ -235,6 +236,25 @@ impl MessageStore {
             (true, false) => ReadStatus::NoMatchedMessage,
         };
         read
+    }
+
+    fn pass_by_lost(&self, queue: &ConsumeQueue, mut offsets: std::ops::Range<u64>) {
+        if let Some(offset) = offsets.find(|n| queue.is_lost(*n)) {
+            self.damaged_reads.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(
+                "queue {} of {} is damaged from offset {offset} on, to {}: passed by; without its folder {} \
+                 the queue is made again at the next start",
+                queue.id(),
+                queue.topic(),
+                offsets.end,
+                queue.chain().dir().display()
+            );
+        }
+    }
+
+    fn pass_by_damaged(&self, position: u64, topic: &str) {
+        self.damaged_reads.fetch_add(1, Ordering::Relaxed);
+        tracing::error!("a damaged message of {topic} at {position} of the log is passed by");
     }
 
     /// The record that begins at a physical offset.
@@ -273,13 +293,25 @@ impl MessageStore {
             index.query(topic, key, max, begin, end)
         };
         let has_key = |slice: &Slice| {
-            matches!(crate::codec::record::decode(slice),
-                Ok(crate::codec::record::Entry::Record(r)) if r.topic() == topic
+            matches!(decode(slice), Ok(Entry::Record(r)) if r.topic() == topic
                     && properties::index_keys(r.properties()).any(|k| k == key))
         };
-        let records = found.offsets.iter().filter_map(|at| self.record_at(*at)).filter(has_key);
+        let record_at = |at: &u64| {
+            let record = self.record_at(*at);
+            if record.is_none() && (self.log.min_offset()..self.confirmed()).contains(at) {
+                self.pass_by_damaged(*at, topic);
+            }
+            record
+        };
+        let records = found.offsets.iter().filter_map(record_at).filter(has_key);
         QueryResult { records: records.collect(), found }
     }
+}
+
+/// Whether a slice is one record, of that position. Its body is not looked at.
+fn is_whole(slice: &[u8], position: u64) -> bool {
+    matches!(decode(slice), Ok(Entry::Record(r))
+        if r.size() == slice.len() && r.check_place(position).is_ok())
 }
 
 /// What [`MessageStore::query`] gives.

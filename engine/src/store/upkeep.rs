@@ -7,15 +7,19 @@ use std::time::Duration;
 use super::MessageStore;
 use crate::config::Retention;
 use crate::error::{Error, Result};
-use crate::index::Key;
+use crate::index::{Index, Key};
+use crate::log::commit_log::CommitLog;
 use crate::log::flush::FlushPolicy;
 use crate::log::scan::{self, Checks, Step};
 use crate::recover;
 use crate::retain::Now;
+use crate::summary::{self, Summary};
 
-/// Queues are flushed this often, the checkpoint written that often, ms.
+/// Queues are flushed this often, the checkpoint is written that often, ms.
 const FLUSH_QUEUES_MS: i64 = 1_000;
 pub(super) const CHECKPOINT_MS: i64 = 60_000;
+/// And when so many bytes were appended since: a start after a crash walks over no more.
+const CHECKPOINT_BYTES: u64 = 256 << 20;
 const RETAIN_MS: i64 = 10_000;
 const WATCH_DISK_MS: i64 = 500;
 /// The index reads the log in stretches of this many bytes.
@@ -60,7 +64,7 @@ impl MessageStore {
         let mut keys = Vec::new();
         let now = self.clock.now_ms();
         // Zeros before `end` are no end: a power cut may have lost pages there.
-        let checks = Checks { crc_from: u64::MAX, lost_pages: true };
+        let checks = Checks { crc_from: u64::MAX, lost_pages: true, last_time: 0 };
         let mut nothing_left = true;
         let walked = scan::walk(&segments, from, checks, |step| {
             if let Step::Record(record) = step {
@@ -86,6 +90,30 @@ impl MessageStore {
         put.map(|()| true)
     }
 
+    /// Looks through one index file that was there at the start; false if there is none left. A
+    /// damaged one is removed with those behind it, and they are made again.
+    pub fn check_index_step(&self) -> Result<bool> {
+        let mut unchecked = self.index_unchecked.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(path) = unchecked.pop() else { return Ok(false) };
+        drop(unchecked);
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let file = index.files().into_iter().find(|f| f.path() == path);
+        if file.is_none_or(|file| file.is_consistent()) {
+            return Ok(true);
+        }
+        tracing::error!("{} is damaged; keys are indexed again from there on", path.display());
+        self.index_damaged.fetch_add(1, Ordering::Relaxed);
+        let mut checkpoint = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = index.files().into_iter().take_while(|f| f.path() < &*path).last();
+        let end = left.map_or(0, |f| f.header().end_time);
+        checkpoint.index_time = checkpoint.index_time.min(end);
+        self.fs.replace(&self.config.root.join("checkpoint"), &checkpoint.encode(), None)?;
+        drop(checkpoint);
+        index.discard_from(&path)?;
+        self.indexed.store(index_from(&index, &self.log), Ordering::Release);
+        Ok(true)
+    }
+
     fn index_is_on_disk(&self, time: i64) {
         let mut checkpoint = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
         checkpoint.index_time = checkpoint.index_time.max(time);
@@ -95,8 +123,7 @@ impl MessageStore {
         }
     }
 
-    /// Makes disk space ready, flushes queues, writes the checkpoint and deletes old files, as
-    /// far as each is due.
+    /// Makes disk space ready, flushes queues and deletes old files, as far as each is due.
     pub fn upkeep_step(&self) -> Result<()> {
         let now = self.clock.now_ms();
         let ahead = self.log.prepare_ahead();
@@ -125,10 +152,6 @@ impl MessageStore {
             // Two pages of units.
             self.flush_queues(410)?;
         }
-        if now >= due.checkpoint {
-            due.checkpoint = now + CHECKPOINT_MS;
-            self.write_checkpoint()?;
-        }
         if now >= due.retain {
             due.retain = now + RETAIN_MS;
             self.retain_step()?;
@@ -144,7 +167,19 @@ impl MessageStore {
         flushed
     }
 
-    /// Writes what is on the disk by then into the checkpoint.
+    /// Writes a checkpoint if time or the log has gone on far enough.
+    pub fn checkpoint_step(&self) -> Result<()> {
+        let (now, end) = (self.clock.now_ms(), self.log.end());
+        let grown = end - self.checkpoint_at.load(Ordering::Relaxed) >= CHECKPOINT_BYTES;
+        if grown || now >= self.checkpoint_due.load(Ordering::Relaxed) {
+            self.checkpoint_due.store(now + CHECKPOINT_MS, Ordering::Relaxed);
+            self.checkpoint_at.store(end, Ordering::Relaxed);
+            self.write_checkpoint()?;
+        }
+        Ok(())
+    }
+
+    /// Forces log and queues to the disk, and writes down how far they go.
     pub fn write_checkpoint(&self) -> Result<()> {
         let last = self.last_record();
         self.log.flush()?;
@@ -155,7 +190,16 @@ impl MessageStore {
             // Java's newest version would start its replay here if it were not 0.
             checkpoint.queue_physical_offset = 0;
         }
-        self.fs.replace(&self.config.root.join("checkpoint"), &checkpoint.encode(), None)
+        self.fs.replace(&self.config.root.join("checkpoint"), &checkpoint.encode(), None)?;
+        let end = last.and_then(|(at, _)| Some(at + self.log.record_at(at)?.len() as u64));
+        match end {
+            // A sync that works after one that failed proves nothing.
+            Some(end) if !self.queues_doubtful.load(Ordering::Relaxed) => {
+                let summary = Summary::of(end, last, &self.queues);
+                summary.write(&self.fs, &self.config.root, summary::SYNCED)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Position and store time of the last record that all queues have.
@@ -166,7 +210,7 @@ impl MessageStore {
         let mut last = None;
         let newest = self.queues.all().iter().filter_map(|q| q.last_unit()).map(|u| u.offset).max();
         let from = newest.filter(|at| *at >= from && *at < dispatched).unwrap_or(from);
-        let checks = Checks { crc_from: u64::MAX, lost_pages: false };
+        let checks = Checks { crc_from: u64::MAX, lost_pages: false, last_time: 0 };
         scan::walk(&segments, from, checks, |step| {
             if let Step::Record(r) = step {
                 let at = r.physical_offset().unsigned_abs();
@@ -202,15 +246,23 @@ impl MessageStore {
                 self.log.min_offset()
             );
             // Before queues, index and deleted topics forget them: they must not come back.
-            self.fs.sync_dir(&recover::log_dir(&self.config))?;
+            for dir in recover::log_dirs(&self.config).iter().chain(&self.config.old_log_dirs) {
+                if dir.is_dir() {
+                    self.fs.sync_dir(dir)?;
+                }
+            }
             self.follow_log()?;
         }
         Ok(())
     }
 
-    /// Share of the fuller one of the disks that hold log and queues, 0 to 1.
+    /// Share of the fuller one of the disks that hold log and queues, 0 to 1. Of several disks of the
+    /// log the emptiest counts: the next file goes there.
     pub(super) fn disk_used(&self) -> Result<f64> {
-        let log = self.fs.used_ratio(&recover::log_dir(&self.config))?;
+        let mut log = f64::MAX;
+        for dir in recover::log_dirs(&self.config) {
+            log = log.min(self.fs.used_ratio(&dir)?);
+        }
         Ok(log.max(self.fs.used_ratio(&self.config.root)?))
     }
 
@@ -233,6 +285,8 @@ impl MessageStore {
         deleted.insert(topic.to_owned(), end);
         recover::write_deleted(&self.fs, root, &deleted)?;
         self.deleted_to.fetch_max(end, Ordering::AcqRel);
+        // The last one does not hold any more.
+        self.checkpoint_due.store(0, Ordering::Relaxed);
         self.queues.remove_topic(topic)
     }
 
@@ -263,7 +317,14 @@ impl MessageStore {
         };
         let index = |store: &MessageStore| match store.index_step() {
             Ok(true) => {}
-            Ok(false) => std::thread::park_timeout(Duration::from_millis(100)),
+            Ok(false) => {
+                let checked = store.check_index_step().unwrap_or_else(|e| {
+                    tracing::error!("a damaged index file cannot be removed: {e}");
+                    false
+                });
+                // Nobody waits for it: one file a second.
+                std::thread::park_timeout(Duration::from_millis(if checked { 1000 } else { 100 }));
+            }
             Err(e) => {
                 tracing::error!("keys cannot be indexed yet: {e}");
                 std::thread::park_timeout(Duration::from_secs(1));
@@ -275,7 +336,14 @@ impl MessageStore {
             }
             std::thread::park_timeout(Duration::from_millis(200));
         };
+        let checkpoint = |store: &MessageStore| {
+            if let Err(e) = store.checkpoint_step() {
+                tracing::error!("{e}");
+            }
+            std::thread::park_timeout(Duration::from_millis(500));
+        };
         self.spawn("flush", flush)?;
+        self.spawn("checkpoint", checkpoint)?;
         self.spawn("index", index)?;
         self.spawn("upkeep", upkeep)
     }
@@ -329,12 +397,25 @@ impl MessageStore {
         let sound = !self.queues_doubtful.load(Ordering::Relaxed) && !index.is_doubtful();
         if sound && self.dispatch_behind() == 0 && self.log.poison().is_none() {
             let (root, end) = (&self.config.root, self.log.end());
-            recover::write_summary(&self.fs, root, end, self.last_record(), &self.queues)?;
+            let summary = Summary::of(end, self.last_record(), &self.queues);
+            summary.write(&self.fs, root, summary::CLEAN)?;
             self.fs.remove(&root.join("abort"))?;
             self.fs.sync_dir(root)?;
         }
         Ok(())
     }
+}
+
+/// From where on the log is to be indexed.
+pub(super) fn index_from(index: &Index, log: &CommitLog) -> u64 {
+    // The record there was the last one with keys. What went on in the next file may be gone with
+    // that: then the record comes again.
+    let from = match index.end_offset() {
+        None => 0,
+        Some((at, true)) => at,
+        Some((at, false)) => at + log.record_at(at).map_or(0, |r| r.len() as u64),
+    };
+    from.max(log.min_offset())
 }
 
 fn local_hour(ms: i64) -> u8 {

@@ -165,13 +165,17 @@ fn start(args: Args) -> Result<(), Error> {
     Ok(())
 }
 
-/// A line that is written over, if somebody looks.
+/// A line that is written over, if somebody looks; else one in the log every 5 s.
 fn show_progress() -> impl FnMut(u64, u64) {
     let is_seen = std::io::stderr().is_terminal();
+    let mut told = Instant::now();
     move |at, end| {
+        let percent = at as f64 * 100.0 / end.max(1) as f64;
         if is_seen {
-            let percent = at as f64 * 100.0 / end.max(1) as f64;
             let _ = write!(std::io::stderr(), "\rchecking the log: {percent:.0}% ");
+        } else if told.elapsed() >= Duration::from_secs(5) {
+            told = Instant::now();
+            tracing::info!("checking the log: {percent:.0}%, at {at} of {end}");
         }
     }
 }

@@ -1,0 +1,353 @@
+//! Stores that Java brokers wrote, against what these brokers say of them: the small ones in
+//! `fixtures/`, which `interop/make-fixtures` makes, and larger ones that are no part of the project.
+//! `MQ_GOLDEN=folder cargo test -p mq-store --test golden -- --nocapture` reads every
+//! `<name>.tar.zst` there with its manifest `<name>.json.gz`, and damages a store as `damage.json`
+//! tells; that needs gzip and python3.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails is a failed test")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use mq_store::codec::properties;
+use mq_store::codec::record::Record;
+use mq_store::config::StoreConfig;
+use mq_store::os::clock::SystemClock;
+use mq_store::os::fs::Fs;
+use mq_store::recover::RecoveryReport;
+use mq_store::segment::file_name;
+use mq_store::store::{MessageStore, ReadLimits, as_record};
+use mq_store::view::StoreView;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+fn golden() -> Option<PathBuf> {
+    std::env::var_os("MQ_GOLDEN").map(PathBuf::from)
+}
+
+fn unpack(archive: &Path) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let zstd = zstd::Decoder::new(std::fs::File::open(archive).unwrap()).unwrap();
+    tar::Archive::new(zstd).unpack(dir.path()).unwrap();
+    dir
+}
+
+fn manifest(archive: &Path) -> Value {
+    let name = archive.to_str().unwrap().replace(".tar.zst", ".json.gz");
+    let json = Command::new("gzip").arg("-dc").arg(&name).output().unwrap().stdout;
+    serde_json::from_slice(&json).unwrap()
+}
+
+fn open(root: &Path) -> (MessageStore, RecoveryReport) {
+    // With the default lengths of files: the store's own are seen.
+    let config = StoreConfig::at(root);
+    MessageStore::open_with(config, Fs::default(), Arc::new(SystemClock), &mut |_, _| {}).unwrap()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
+    value[name].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// What differs between a record and what the manifest says of it.
+fn differences(r: &Record<'_>, want: &Value) -> Vec<String> {
+    let text: BTreeMap<&str, &str> = properties::pairs(r.properties()).collect();
+    let said = |key: &str| Value::from(text.get(key).copied());
+    let born = r.born_host().to_string();
+    let got = [
+        ("recordSha256", hex(r.bytes()).into()),
+        ("topic", r.topic().into()),
+        ("queueId", r.queue_id().into()),
+        ("queueOffset", r.queue_offset().into()),
+        ("commitLogOffset", r.physical_offset().into()),
+        ("storeSize", r.size().into()),
+        ("offsetMsgId", r.offset_msg_id().into()),
+        ("keys", said("KEYS")),
+        ("tags", said("TAGS")),
+        ("flag", r.flag().into()),
+        ("sysFlag", r.sys_flag().into()),
+        ("bornTimestamp", r.born_timestamp().into()),
+        ("bornHost", born.into()),
+        ("storeTimestamp", r.store_timestamp().into()),
+        ("storeHost", r.store_host().to_string().into()),
+        ("reconsumeTimes", r.reconsume_times().into()),
+        ("preparedTransactionOffset", r.prepared_transaction_offset().into()),
+        ("bodyCRC", r.body_crc().into()),
+        ("bodyLength", r.body().len().into()),
+        ("bodySha256", hex(r.body()).into()),
+        ("properties", serde_json::to_value(&text).unwrap()),
+    ];
+    // Java writes out all eight groups of an IPv6 address.
+    let host = |v: &Value| v.as_str()?.parse::<SocketAddr>().ok();
+    let is_same = |a: &Value, b: &Value| a == b || host(a).is_some_and(|a| Some(a) == host(b));
+    let is_other = |name: &str, got: &Value| want.get(name).is_some_and(|want| !is_same(want, got));
+    let other = got.iter().filter(|(name, got)| is_other(name, got));
+    other.map(|(name, got)| format!("{name} is {got}, not {}", want[*name])).collect()
+}
+
+/// The record that a queue gives out at an offset.
+fn read_one(
+    store: &MessageStore,
+    topic: &str,
+    queue: i32,
+    offset: i64,
+) -> Option<mq_store::os::map::Slice> {
+    let one = ReadLimits { messages: 1, scan: 1, ..ReadLimits::default() };
+    store.read(topic, queue, offset, &one, |_| true).records.pop()
+}
+
+fn name_of(queue: &Value) -> (&str, i32) {
+    (queue["topic"].as_str().unwrap(), queue["queueId"].as_i64().unwrap() as i32)
+}
+
+/// Compares all that the manifest says with what the store gives; number of messages seen.
+fn compare(store: &MessageStore, manifest: &Value, wrong: &mut Vec<String>) -> usize {
+    let mut seen = 0;
+    for queue in list(manifest, "queues") {
+        let (topic, id) = name_of(queue);
+        // Compacted topics have a log of their own, which is left alone.
+        if topic == "Compact" {
+            continue;
+        }
+        let is_batch = store.queues().get(topic, id).is_none();
+        let limits = [store.min_offset(topic, id), store.max_offset(topic, id)].map(Value::from);
+        let killed = manifest["about"]["kind"] == "killed";
+        if !is_batch && !killed && limits != [queue["min"].clone(), queue["max"].clone()] {
+            wrong
+                .push(format!("{topic}/{id} is {limits:?}, not {} {}", queue["min"], queue["max"]));
+        }
+        let min = queue["min"].as_i64().unwrap_or(0);
+        for (n, want) in list(queue, "units").iter().enumerate() {
+            let unit = store.queues().get(topic, id).and_then(|q| q.get(min as u64 + n as u64));
+            // An address in an extension, which is lost with the queue.
+            let is_address = want[2].as_i64().is_some_and(|code| code <= -2_147_483_649);
+            let code = |code: i64| if is_address { want[2].clone() } else { code.into() };
+            let unit = unit.map(|u| serde_json::json!([u.offset, u.size, code(u.tags_code)]));
+            if !is_batch && unit.as_ref() != Some(want) {
+                wrong.push(format!("unit {n} of {topic}/{id} is {unit:?}, not {want}"));
+            }
+        }
+        for want in list(queue, "messages") {
+            let at = want["commitLogOffset"].as_u64().unwrap();
+            let light = topic.starts_with("%LMQ%");
+            let slice = match is_batch {
+                true => store.record_at(at),
+                false => read_one(store, topic, id, want["queueOffset"].as_i64().unwrap()),
+            };
+            match slice.as_ref().and_then(|slice| as_record(slice)) {
+                None => {
+                    wrong.push(format!("{topic}/{id}, offset {}, is missing", want["queueOffset"]))
+                }
+                Some(r) => {
+                    // A light queue gives out another queue's record; a batch holds several messages.
+                    let other = if light || is_batch { vec![] } else { differences(&r, want) };
+                    let what = format!("{topic}/{id}, offset {}: ", want["queueOffset"]);
+                    wrong.extend(other.into_iter().map(|other| what.clone() + &other));
+                    seen += 1;
+                }
+            }
+        }
+    }
+    while store.index_step().unwrap() {}
+    while store.check_index_step().unwrap() {}
+    assert_eq!(store.damaged_index_files(), 0);
+    for query in list(manifest, "keyQueries") {
+        let (topic, key) = (query["topic"].as_str().unwrap(), query["key"].as_str().unwrap());
+        let found = store.query(topic, key, 64, 0, i64::MAX).records;
+        let found: Vec<i64> =
+            found.iter().filter_map(|s| Some(as_record(s)?.physical_offset())).collect();
+        for want in list(query, "found").iter().filter_map(Value::as_i64) {
+            let is_of_key = store.record_at(want as u64).is_some_and(|slice| {
+                as_record(&slice).is_some_and(|r| mq_store::view::has_key(&r, topic, key))
+            });
+            if is_of_key && !found.contains(&want) {
+                wrong.push(format!("{topic}, key {key}: {want} is not among {found:?}"));
+            }
+        }
+    }
+    seen
+}
+
+/// What a producer had an answer for is there.
+fn compare_acknowledged(store: &MessageStore, manifest: &Value, wrong: &mut Vec<String>) -> usize {
+    let acknowledged = list(&manifest["about"], "acknowledged");
+    let mut seen = 0;
+    for ack in acknowledged {
+        for id in ack[3].as_str().unwrap().split(',') {
+            let at = u64::from_str_radix(&id[id.len() - 16..], 16).unwrap();
+            let slice = store.record_at(at);
+            let record = slice.as_ref().and_then(|slice| as_record(slice));
+            match record.map(|r| r.check_body()) {
+                Some(Ok(())) => seen += 1,
+                other => wrong.push(format!("the acknowledged {id} is {other:?}")),
+            }
+        }
+    }
+    seen
+}
+
+fn compare_offsets(root: &Path, manifest: &Value, wrong: &mut Vec<String>) {
+    let view = StoreView::open(root).unwrap();
+    let (committed, _) = view.committed();
+    let table = manifest["config"]["consumerOffsets"]["offsetTable"].as_object();
+    for (key, queues) in table.into_iter().flatten() {
+        let (topic, group) = key.split_once('@').unwrap();
+        for (id, want) in queues.as_object().unwrap() {
+            let is = |c: &&mq_store::view::Committed| {
+                (&*c.topic, &*c.group, c.queue_id.to_string()) == (topic, group, id.clone())
+            };
+            let got = committed.iter().find(is).map(|c| c.offset);
+            if got != want.as_i64() {
+                wrong.push(format!("{key}/{id} is at {got:?}, not {want}"));
+            }
+        }
+    }
+}
+
+/// Reads a store as it is, goes on with it, and reads it again. What is wrong, after a line that
+/// tells what was there.
+fn check(root: &Path, manifest: &Value) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if manifest["about"]["kind"] != "killed" {
+        compare_offsets(root, manifest, &mut wrong);
+    }
+    let (store, report) = open(root);
+    let seen = compare(&store, manifest, &mut wrong);
+    let acknowledged = compare_acknowledged(&store, manifest, &mut wrong);
+    for n in 0..100 {
+        common::append(&store, n);
+    }
+    drop(store);
+    let (store, again) = open(root);
+    assert!(again.fast, "{again}");
+    if wrong.is_empty() {
+        compare(&store, manifest, &mut wrong);
+    }
+    common::assert_holds(&store, 100);
+    assert!(seen > 0);
+    println!("{seen} messages, {acknowledged} acknowledged, {} wrong; {report}", wrong.len());
+    wrong.iter().take(20).for_each(|w| println!("    {w}"));
+    wrong
+}
+
+fn archives(folder: &Path) -> Vec<PathBuf> {
+    let paths = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+    let mut archives: Vec<_> =
+        paths.filter(|path| path.to_str().unwrap().ends_with(".tar.zst")).collect();
+    archives.sort();
+    archives
+}
+
+#[test]
+fn fixtures_of_java_brokers_are_read_as_they_are() {
+    let fixtures = archives(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures"));
+    assert_eq!(fixtures.len(), 3);
+    for archive in fixtures {
+        println!("{}", archive.display());
+        for killed in [false, true] {
+            let dir = unpack(&archive);
+            let manifest = std::fs::read(dir.path().join("manifest.json")).unwrap();
+            if killed {
+                std::fs::write(dir.path().join("abort"), "").unwrap();
+                std::fs::remove_dir_all(dir.path().join("consumequeue")).unwrap();
+            }
+            let wrong = check(dir.path(), &serde_json::from_slice(&manifest).unwrap());
+            assert!(wrong.is_empty(), "{}, killed: {killed}: {wrong:?}", archive.display());
+        }
+    }
+}
+
+#[test]
+fn stores_of_java_brokers_are_read_as_they_are() {
+    let Some(golden) = golden() else { return };
+    let mut bad = 0;
+    for archive in archives(&golden) {
+        println!("{}", archive.display());
+        let manifest = manifest(&archive);
+        bad += check(unpack(&archive).path(), &manifest).len();
+        // Without its queues and killed, batch queues left alone, it is the same.
+        let lost = unpack(&archive);
+        std::fs::write(lost.path().join("abort"), "").unwrap();
+        std::fs::remove_dir_all(lost.path().join("consumequeue")).unwrap();
+        let (store, _) = open(lost.path());
+        let mut wrong = Vec::new();
+        compare(&store, &manifest, &mut wrong);
+        println!("its queues made again: {} wrong", wrong.len());
+        wrong.iter().take(20).for_each(|w| println!("    {w}"));
+        bad += wrong.len();
+        if archive.to_str().unwrap().contains("features") {
+            let refused = store.append(&common::message("InnerBatch", 0, b"")).unwrap_err();
+            assert!(refused.to_string().contains("BatchCQ"), "{refused}");
+            assert!(!lost.path().join("consumequeue/InnerBatch").exists());
+        }
+    }
+    assert_eq!(bad, 0);
+}
+
+/// Messages of the manifest that a damaged log still holds, and what is shown of them.
+#[test]
+fn damaged_stores_show_what_is_intact() {
+    let Some(golden) = golden() else { return };
+    let recipes = golden.join("damage.json");
+    let damage: Value = serde_json::from_slice(&std::fs::read(&recipes).unwrap()).unwrap();
+    let archive = golden.join("5.5.0-clean.tar.zst");
+    let manifest = manifest(&archive);
+    let file_len = damage["log_file_size"].as_u64().unwrap();
+    let mut bad = Vec::new();
+    println!("{:32} ours: shown lost      Java: shown missing changed", "damage");
+    for variant in list(&damage, "variants") {
+        let name = variant["name"].as_str().unwrap();
+        let dir = unpack(&archive);
+        let python = Command::new("python3")
+            .arg(golden.join("damage.py"))
+            .args(["apply", recipes.to_str().unwrap(), name, dir.path().to_str().unwrap()])
+            .status();
+        assert!(python.unwrap().success(), "{name}");
+        let intact = |want: &Value| {
+            let at = want["commitLogOffset"].as_u64().unwrap();
+            let base = at - at % file_len;
+            let file = std::fs::read(dir.path().join("commitlog").join(file_name(base)));
+            let from = (at - base) as usize;
+            let bytes = file.ok()?.get(from..from + want["storeSize"].as_u64()? as usize)?.to_vec();
+            (hex(&bytes) == want["recordSha256"].as_str()?).then_some(())
+        };
+        let wanted: Vec<_> = list(&manifest, "queues")
+            .iter()
+            .flat_map(|queue| list(queue, "messages").iter().map(move |m| (name_of(queue), m)))
+            .map(|(queue, m)| (queue, m, intact(m).is_some()))
+            .collect();
+        let (store, _report) = open(dir.path());
+        let (mut shown, mut lost) = (0, Vec::new());
+        for ((topic, id), want, intact) in wanted {
+            let offset = want["queueOffset"].as_i64().unwrap();
+            let slice = read_one(&store, topic, id, offset);
+            let record = slice.as_ref().and_then(|slice| as_record(slice));
+            if record.is_some_and(|r| differences(&r, want).is_empty()) {
+                shown += 1;
+            } else if intact {
+                lost.push(format!("{topic}/{id} {offset}"));
+            }
+        }
+        common::append(&store, 0);
+        let java = &variant["java_result"];
+        let java = match java["starts"].as_bool() {
+            Some(true) => format!("{} {} {}", java["shown"], java["missing"], java["changed"]),
+            _ => "does not start".into(),
+        };
+        println!("{name:32} {shown} {}      {java}", lost.len());
+        lost.iter().take(5).for_each(|l| println!("    {l} is intact, and not shown"));
+        if !lost.is_empty() {
+            bad.push(name.to_owned());
+        }
+    }
+    assert!(bad.is_empty(), "{bad:?}");
+}
