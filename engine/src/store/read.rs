@@ -130,6 +130,10 @@ impl MessageStore {
                 Ok(())
             },
         );
+        if self.index_rests.load(Ordering::SeqCst) && self.index_rests.swap(false, Ordering::SeqCst)
+        {
+            self.wake("index");
+        }
         if let Err(e) = result {
             // The record is safe in the log; dispatch comes back to it. With every append, so
             // it is not told each time.

@@ -46,10 +46,15 @@ impl MessageStore {
         self.flush()
     }
 
+    /// Whether [`MessageStore::index_step`] has something to do.
+    fn is_behind_with_index(&self) -> bool {
+        self.config.index && self.indexed.load(Ordering::Acquire) < self.dispatcher.position()
+    }
+
     /// Indexes a stretch of the log; false if there is nothing to do.
     pub fn index_step(&self) -> Result<bool> {
         let (from, end) = (self.indexed.load(Ordering::Acquire), self.dispatcher.position());
-        if from >= end || !self.config.index {
+        if !self.is_behind_with_index() {
             return Ok(false);
         }
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
@@ -263,7 +268,16 @@ impl MessageStore {
         };
         let index = |store: &MessageStore| match store.index_step() {
             Ok(true) => {}
-            Ok(false) => std::thread::park_timeout(Duration::from_millis(100)),
+            Ok(false) => {
+                store.index_rests.store(true, Ordering::SeqCst);
+                if !store.is_behind_with_index() {
+                    std::thread::park_timeout(Duration::from_millis(100));
+                }
+                if !store.index_rests.swap(false, Ordering::SeqCst) {
+                    // Woken: some more may come, and be found in one go.
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
             Err(e) => {
                 tracing::error!("keys cannot be indexed yet: {e}");
                 std::thread::park_timeout(Duration::from_secs(1));

@@ -247,7 +247,7 @@ pub fn all_offsets(service: &BrokerService, _: &Arc<Conn>, _: &Request<'_>) -> H
 }
 
 pub fn delay_offsets(service: &BrokerService, _: &Arc<Conn>, _: &Request<'_>) -> Handled {
-    let table = object(service.broker.delay_offsets().offset_table);
+    let table = object(service.broker.delay_offsets());
     Ok(Command::ok().body(object([("\"offsetTable\"", table)])).into())
 }
 
