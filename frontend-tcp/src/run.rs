@@ -216,6 +216,7 @@ pub fn open(
         tuning: RwLock::new(settings.tuning),
         region: settings.region,
         config: settings.config,
+        registered: OnceLock::new(),
     });
     let asks = Arc::downgrade(&service);
     service.broker.on_check(Box::new(move |check| {

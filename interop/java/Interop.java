@@ -12,6 +12,8 @@ public final class Interop {
         Admin.scenarios(known);
         Versioned.scenarios(known);
         Set<String> standard = new LinkedHashSet<>(known.keySet());
+        Rules.scenarios(known);
+        known.put("group-refused", Rules::groupRefused);
         Load.scenarios(known);
         Servers.scenarios(known);
 

@@ -3,13 +3,16 @@ import java.util.concurrent.*;
 import org.junit.runner.*;
 import org.junit.runner.notification.Failure;
 
-/** Published LABEL CLASS...: runs JUnit classes one after the other, a line for each, and what failed in it. */
+/** Published LABEL CLASS[#METHOD]...: runs JUnit classes one after the other, a line for each, and what failed in it. */
 public final class Published {
     public static void main(String[] args) throws Exception {
         boolean good = true;
         for (String name : Arrays.asList(args).subList(1, args.length)) {
             long start = System.nanoTime();
-            FutureTask<Result> run = new FutureTask<>(() -> JUnitCore.runClasses(Class.forName(name)));
+            String[] parts = name.split("#");
+            Class<?> tests = Class.forName(parts[0]);
+            Request request = parts.length == 1 ? Request.aClass(tests) : Request.method(tests, parts[1]);
+            FutureTask<Result> run = new FutureTask<>(() -> new JUnitCore().run(request));
             Thread thread = new Thread(run, name);
             thread.setDaemon(true);
             thread.start();

@@ -12,7 +12,7 @@ pub mod stats;
 pub mod transaction;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use mq_store::Error;
 use mq_store::broker::{Broker, Refusal};
@@ -21,6 +21,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::conn::{Conn, Reply, Request};
 use crate::hold::Holds;
+use crate::namesrv::register::Told;
 use crate::server::{Service, not_supported};
 use crate::sessions::Sessions;
 use crate::wire::codes::{request, response};
@@ -55,6 +56,8 @@ pub struct BrokerService {
     pub tuning: RwLock<Tuning>,
     pub region: String,
     pub config: admin::ConfigAccess,
+    /// Waits until name servers know the topics, if there are any.
+    pub registered: OnceLock<Told>,
 }
 
 /// Who may ask for something.

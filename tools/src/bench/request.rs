@@ -38,6 +38,8 @@ pub struct Template {
 #[derive(Clone, Copy, Debug)]
 pub struct Messages<'a> {
     pub tag: Option<&'a str>,
+    /// Level of delay.
+    pub level: Option<u32>,
     pub size: usize,
     /// Messages in a request; one goes as a plain message.
     pub batch: usize,
@@ -53,6 +55,9 @@ impl Template {
         let outer = properties.clone();
         if let Some(tag) = m.tag {
             properties += &format!("TAGS\x01{tag}\x02");
+        }
+        if let Some(level) = m.level {
+            properties += &format!("DELAY\x01{level}\x02");
         }
         // Bytes that differ, as those of real messages do.
         let filler: Vec<u8> = (0..m.size).map(|n| b' ' + (n * 7 % 95) as u8).collect();
@@ -301,7 +306,7 @@ mod tests {
     }
 
     fn messages(batch: usize) -> Messages<'static> {
-        Messages { tag: Some("t"), size: 20, batch, one_way: batch > 1 }
+        Messages { tag: Some("t"), level: None, size: 20, batch, one_way: batch > 1 }
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub fn run(args: &SendArgs) -> Result<bool> {
     let before = if args.one_way { admin.ends(&common.topic, queues)? } else { Vec::new() };
     let messages = Messages {
         tag: args.tag.as_deref(),
+        level: None,
         size: args.size as usize,
         batch: args.batch as usize,
         one_way: args.one_way,
