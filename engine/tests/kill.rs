@@ -231,9 +231,8 @@ fn settle(root: &Path, flush: FlushPolicy, told: &Told, promised: bool, how: &st
             _ => (&given_up, &shown),
         };
         let times = count(place);
-        let must = promised
-            && told.acknowledged.contains(message)
-            && !message.starts_with("rollback");
+        let must =
+            promised && told.acknowledged.contains(message) && !message.starts_with("rollback");
         let may = usize::from(!message.starts_with("rollback"));
         assert!(
             (usize::from(must)..=may).contains(&times) && count(not_there) == 0,

@@ -52,8 +52,6 @@ pub struct MessageStore {
     told_at: AtomicI64,
     /// The append position at which the upkeep thread is woken.
     wake_upkeep_at: AtomicU64,
-    /// The index thread sleeps and wants to be woken by what is dispatched next.
-    index_rests: AtomicBool,
     threads: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
     stopping: Arc<AtomicBool>,
     closed: AtomicBool,
@@ -139,7 +137,6 @@ impl MessageStore {
         let store = MessageStore {
             dispatcher: Dispatcher::new(log.end()),
             wake_upkeep_at: AtomicU64::new(log.end()),
-            index_rests: AtomicBool::new(false),
             indexed: AtomicU64::new(indexed),
             index: RwLock::new(index),
             on_arrival: OnceLock::new(),

@@ -46,15 +46,10 @@ impl MessageStore {
         self.flush()
     }
 
-    /// Whether [`MessageStore::index_step`] has something to do.
-    fn is_behind_with_index(&self) -> bool {
-        self.config.index && self.indexed.load(Ordering::Acquire) < self.dispatcher.position()
-    }
-
     /// Indexes a stretch of the log; false if there is nothing to do.
     pub fn index_step(&self) -> Result<bool> {
         let (from, end) = (self.indexed.load(Ordering::Acquire), self.dispatcher.position());
-        if !self.is_behind_with_index() {
+        if from >= end || !self.config.index {
             return Ok(false);
         }
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
@@ -241,11 +236,11 @@ impl MessageStore {
         self.queues.remove_topic(topic)
     }
 
-    pub(super) fn wake(&self, name: &str) {
+    /// Wakes a thread; false if it does not run.
+    pub(super) fn wake(&self, name: &str) -> bool {
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        for (_, thread) in threads.iter().filter(|(n, _)| *n == name) {
-            thread.thread().unpark();
-        }
+        let thread = threads.iter().find(|(n, _)| *n == name);
+        thread.inspect(|(_, thread)| thread.thread().unpark()).is_some()
     }
 
     /// Starts the threads that flush, index and keep the store up. They end with
@@ -268,16 +263,7 @@ impl MessageStore {
         };
         let index = |store: &MessageStore| match store.index_step() {
             Ok(true) => {}
-            Ok(false) => {
-                store.index_rests.store(true, Ordering::SeqCst);
-                if !store.is_behind_with_index() {
-                    std::thread::park_timeout(Duration::from_millis(100));
-                }
-                if !store.index_rests.swap(false, Ordering::SeqCst) {
-                    // Woken: some more may come, and be found in one go.
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-            }
+            Ok(false) => std::thread::park_timeout(Duration::from_millis(100)),
             Err(e) => {
                 tracing::error!("keys cannot be indexed yet: {e}");
                 std::thread::park_timeout(Duration::from_secs(1));

@@ -23,7 +23,8 @@ pub fn run(args: &VerifyArgs) -> Result<bool> {
     let mut puller = Puller::connect(common, &admin.addr, &ends, true)?;
     let links = (0..common.connections).map(|_| Link::connect(&admin.addr, ends.len()));
     let mut links = links.collect::<Result<Vec<_>>>()?;
-    let messages = Messages { tag: None, level: None, size: args.size as usize, batch: 1, one_way: false };
+    let messages =
+        Messages { tag: None, level: None, size: args.size as usize, batch: 1, one_way: false };
     let lane = |(id, end): (u32, &i64)| Lane {
         id: id.into(),
         template: Template::send(common, messages, id),
