@@ -252,6 +252,7 @@ pub fn open(
         region: settings.region,
         config: settings.config,
         metrics: settings.metrics,
+        registered: OnceLock::new(),
     });
     if service.metrics.listen.is_some() {
         service.broker.stats().count_kinds();

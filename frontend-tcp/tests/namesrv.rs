@@ -329,8 +329,12 @@ async fn a_registrar_finds_its_name_servers_again() {
     until(&second, "T", 0).await;
     names.lock().unwrap().push("U");
     registrar.changed()();
-    until(&first, "U", 0).await;
-    until(&second, "U", 0).await;
+    registrar.told()().await;
+    for served in [&first, &second] {
+        let mut client = served.client().await;
+        let route = ask(&mut client, request::GET_ROUTEINFO_BY_TOPIC, &[("topic", "U")]).await;
+        assert_eq!(route.code, response::SUCCESS, "who was told knows it");
+    }
 
     let addr = first.addr.clone();
     first.stop.send(true).unwrap();

@@ -13,6 +13,8 @@ public final class Interop {
         Operating.standard(known);
         Versioned.scenarios(known);
         Set<String> standard = new LinkedHashSet<>(known.keySet());
+        Rules.scenarios(known);
+        known.put("group-refused", Rules::groupRefused);
         Load.scenarios(known);
         Servers.scenarios(known);
         Operating.scenarios(known);

@@ -2,12 +2,12 @@
 //! anew to their own topic when they are due. As a level's delay is constant, a queue's
 //! order is the order of delivery.
 //!
-//! `config/delayOffset.json` keeps the next offset of each level. After a crash what was
-//! delivered since it was last saved is delivered again.
+//! `config/delayOffset.json` keeps the next offset of each level, and where the log ended when it
+//! was saved: what a crash kept from being saved stands behind, and is found there at the start.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,11 +18,12 @@ use super::persist::ConfigFile;
 use super::stats::Kind;
 use crate::codec::properties::{self, name};
 use crate::codec::queue_unit::Unit;
-use crate::codec::record::Message;
+use crate::codec::record::{Message, Record};
 use crate::error::Result;
+use crate::log::scan::{self, Checks, Step};
 use crate::os::fs::Fs;
 use crate::recover::SCHEDULE_TOPIC;
-use crate::store::as_record;
+use crate::store::{MessageStore, as_record};
 
 /// Messages of one level that are delivered before the next level gets its turn.
 const A_TURN: usize = 1024;
@@ -30,20 +31,31 @@ const A_TURN: usize = 1024;
 /// A clock that was set back makes messages late, and by no more than this, ms.
 const CLOCK_SLACK_MS: i64 = 3_600_000;
 
-/// The file's content, also that of request 45: level to next queue offset.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+/// At most so many messages in a row that could not be delivered are passed by when the one is
+/// looked for that was.
+const PASSED_BY: u64 = 1024;
+
+/// The file's content.
+#[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct DelayTable {
-    pub offset_table: BTreeMap<i32, i64>,
+struct Saved {
+    /// Level to next queue offset.
+    offset_table: BTreeMap<i32, i64>,
+    /// No delivery that the table counts stands behind this position of the log, and every one
+    /// that it does not. RocketMQ neither knows it nor minds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_end: Option<u64>,
 }
 
 /// How far each level is delivered.
 pub struct Delay {
+    /// Who delivers holds the lock, so that a copy of it and the log's end belong together.
     offsets: Mutex<BTreeMap<i32, i64>>,
+    log_end: Option<u64>,
     file: ConfigFile,
-    /// When the thread that delivers wakes by itself, ms.
-    wakes_at: AtomicI64,
-    came: (Mutex<bool>, Condvar),
+    /// When the thread that delivers has to look, as far as is known since it last did, ms.
+    next: Mutex<i64>,
+    sooner: Condvar,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -53,55 +65,81 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Delay {
     pub(super) fn open(fs: &Fs, root: &Path, notes: &mut Vec<String>) -> Delay {
         let file = ConfigFile::new(fs, root, "delayOffset.json");
-        let loaded: DelayTable = file.load(notes);
+        let loaded: Saved = file.load(notes);
         Delay {
             offsets: Mutex::new(loaded.offset_table),
+            log_end: loaded.log_end,
             file,
-            wakes_at: AtomicI64::new(i64::MAX),
-            came: Default::default(),
+            next: Mutex::new(i64::MAX),
+            sooner: Condvar::new(),
         }
     }
 
     /// Saves the offsets. What they count as delivered is flushed first.
-    pub(super) fn save(&self, flush: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub(super) fn save(&self, store: &MessageStore) -> Result<()> {
         if !self.file.is_touched() {
             return Ok(());
         }
-        let table = DelayTable { offset_table: lock(&self.offsets).clone() };
-        flush()?;
-        self.file.save(|| table)
+        let offsets = lock(&self.offsets);
+        let (offset_table, log_end) = (offsets.clone(), Some(store.log().end()));
+        drop(offsets);
+        store.flush()?;
+        self.file.save(|| Saved { offset_table, log_end })
     }
 
     /// A delayed message came that is due at `due` (ms).
     pub(super) fn came(&self, due: i64) {
-        if due < self.wakes_at.load(Ordering::Acquire) {
-            self.wake();
+        let mut next = lock(&self.next);
+        if due < *next {
+            *next = due;
+            self.sooner.notify_all();
         }
     }
 
     /// Ends [`Delay::wait`].
     pub(super) fn wake(&self) {
-        *lock(&self.came.0) = true;
-        self.came.1.notify_all();
+        self.came(i64::MIN);
     }
 
-    /// Blocks until a message comes that is due before `until` (ms; none for ever), or till then.
-    pub(super) fn wait(&self, until: Option<i64>, now_ms: i64) {
-        self.wakes_at.store(until.unwrap_or(i64::MAX), Ordering::Release);
-        // Who came before that was stored may have thought us awake: look again soon.
-        let longest = Duration::from_secs(1);
-        let timeout = until.map_or(longest, |at| {
-            Duration::from_millis(u64::try_from(at - now_ms).unwrap_or(0)).min(longest)
-        });
-        let wait = self.came.1.wait_timeout_while(lock(&self.came.0), timeout, |came| !*came);
-        *wait.unwrap_or_else(PoisonError::into_inner).0 = false;
+    /// Blocks till `until` (ms; none for ever), or till a message is due that came since the
+    /// last call.
+    pub(super) fn wait(&self, until: Option<i64>, now_ms: impl Fn() -> i64) {
+        let mut next = lock(&self.next);
+        *next = (*next).min(until.unwrap_or(i64::MAX));
+        loop {
+            let left = next.saturating_sub(now_ms());
+            if left <= 0 {
+                break;
+            }
+            // The clock may be set: look again soon.
+            let timeout = Duration::from_millis(left.unsigned_abs().min(1000));
+            let waited = self.sooner.wait_timeout(next, timeout);
+            let (guard, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+            next = guard;
+            if waited.timed_out() {
+                break;
+            }
+        }
+        *next = i64::MAX;
     }
+}
+
+/// Whether a record is the delivery of a message that waited.
+fn is_delivery(of: &Record<'_>, record: &Record<'_>) -> bool {
+    let what = |r: &Record<'_>| {
+        let born = (r.born_timestamp(), r.born_host(), r.reconsume_times(), r.flag());
+        (born, r.body_crc(), r.body().len())
+    };
+    what(of) == what(record)
+        && of.property(name::UNIQ_KEY) == record.property(name::UNIQ_KEY)
+        && of.property(name::REAL_TOPIC) == Some(record.topic())
+        && of.physical_offset() < record.physical_offset()
 }
 
 impl Broker {
     /// Level to next queue offset of the schedule topic.
-    pub fn delay_offsets(&self) -> DelayTable {
-        DelayTable { offset_table: lock(&self.delay.offsets).clone() }
+    pub fn delay_offsets(&self) -> BTreeMap<i32, i64> {
+        lock(&self.delay.offsets).clone()
     }
 
     /// Delivers what is due. Returns when the next message is, ms; `None` if none waits.
@@ -116,12 +154,64 @@ impl Broker {
         Ok(next_due)
     }
 
+    /// Counts what was delivered since the offsets were saved, when the broker starts after a
+    /// crash.
+    pub(super) fn find_delivered(&self) {
+        if self.store.was_closed() {
+            return;
+        }
+        let mut offsets = lock(&self.delay.offsets);
+        let levels = 1..=self.store.config().delay_levels_ms.len() as i32;
+        // A delivery stands behind what it delivers.
+        let waits = levels.filter_map(|level| {
+            let queue = self.store.queues().get(SCHEDULE_TOPIC, level - 1)?;
+            let next = offsets.get(&level).copied().unwrap_or(0).unsigned_abs();
+            Some(queue.next_unit(next.max(queue.min_offset()))?.1.offset)
+        });
+        let Some(first) = waits.min() else { return };
+        let from = first.max(self.delay.log_end.unwrap_or(0)).max(self.store.log().min_offset());
+        let checks = Checks { crc_from: u64::MAX, last_time: 0, lost_pages: false };
+        scan::walk(&self.store.log().chain().all(), from, checks, |step| {
+            if let Step::Record(record) = step
+                && record.property(name::REAL_TOPIC) == Some(record.topic())
+                && let Some(level) = record.property(name::DELAY).and_then(|l| l.parse().ok())
+                && let Some(next) = self.after_delivered(&record, level, &offsets)
+            {
+                offsets.insert(level, next as i64);
+                self.delay.file.touch();
+            }
+            ControlFlow::Continue(())
+        });
+    }
+
+    /// The offset behind the message that waited at `level` and was delivered as `record`.
+    fn after_delivered(
+        &self,
+        record: &Record<'_>,
+        level: i32,
+        offsets: &BTreeMap<i32, i64>,
+    ) -> Option<u64> {
+        let queue = self.store.queues().get(SCHEDULE_TOPIC, level.checked_sub(1)?)?;
+        let next = offsets.get(&level).copied().unwrap_or(0).unsigned_abs();
+        let next = next.max(queue.min_offset());
+        let mut found = None;
+        queue.for_each(next, |at, unit| {
+            let slice = self.store.record_at(unit.offset);
+            if slice.as_deref().and_then(as_record).is_some_and(|of| is_delivery(&of, record)) {
+                found = Some(at + 1);
+            }
+            found.is_none() && at - next < PASSED_BY
+        });
+        found
+    }
+
     fn deliver_level(&self, queue_id: i32, delay_ms: i64) -> Result<Option<i64>> {
         let Some(queue) = self.store.queues().get(SCHEDULE_TOPIC, queue_id) else {
             return Ok(None);
         };
         let level = queue_id + 1;
-        let saved = lock(&self.delay.offsets).get(&level).copied().unwrap_or(0);
+        let mut offsets = lock(&self.delay.offsets);
+        let saved = offsets.get(&level).copied().unwrap_or(0);
         let from = u64::try_from(saved).unwrap_or(0).clamp(queue.min_offset(), queue.max_offset());
         let now = self.now_ms();
         let (mut turn, mut due, mut failed) = (0, None, Ok(()));
@@ -139,7 +229,7 @@ impl Broker {
             failed.is_ok()
         });
         if next != from || saved != from as i64 {
-            lock(&self.delay.offsets).insert(level, next as i64);
+            offsets.insert(level, next as i64);
             self.delay.file.touch();
         }
         failed.map(|()| due)

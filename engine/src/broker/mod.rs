@@ -183,6 +183,7 @@ impl Broker {
         broker.make_system_topics();
         broker.make_lost_topics(&mut notes);
         broker.move_lost_offsets(&mut notes);
+        broker.find_delivered();
         if let Err(e) = broker.find_open_halves() {
             notes.push(format!("a message that was committed may be delivered again: {e}"));
         }
@@ -339,7 +340,7 @@ impl Broker {
         }
         if now >= due.1 {
             due.1 = now + self.config().save_delays_ms;
-            self.delay.save(|| self.store.flush())?;
+            self.delay.save(&self.store)?;
         }
         Ok(())
     }
@@ -356,7 +357,7 @@ impl Broker {
                     Some(broker.now_ms() + 1000)
                 }
             };
-            broker.delay.wait(wait, broker.now_ms());
+            broker.delay.wait(wait, || broker.now_ms());
         })?;
         self.spawn("mq-transactions", |broker| {
             if let Err(e) = broker.check_due_step() {

@@ -515,7 +515,8 @@ impl Broker {
         Ok(())
     }
 
-    /// Settles what a crash kept from being settled between the commit's two writes.
+    /// Settles what a crash kept from being settled between the two writes of a commit, or of
+    /// giving up.
     fn settle_delivered(&self, state: &mut State) -> Result<()> {
         let mut places = BTreeSet::new();
         for open in state.open.values() {
@@ -524,6 +525,9 @@ impl Broker {
                 let (topic, queue_id) = real_place(&half);
                 places.insert((topic.to_owned(), queue_id));
             }
+        }
+        if !places.is_empty() && self.topics.get(CHECK_MAX_TIME_TOPIC).is_some() {
+            places.insert((CHECK_MAX_TIME_TOPIC.into(), 0));
         }
         for (topic, queue_id) in places.into_iter().rev() {
             if self.topics.get(&topic).is_none() && names::check_topic(&topic).is_ok() {
@@ -536,12 +540,16 @@ impl Broker {
             let from = queue.max_offset().saturating_sub(COMMITS_LOOKED_AT);
             queue.for_each(from.max(queue.min_offset()), |_, unit| {
                 let slice = self.store.log().record_at(unit.offset);
-                let commit = slice.as_deref().and_then(as_record);
-                let commit = commit.filter(|r| r.transaction() == sys_flag::COMMIT);
-                let half = commit
-                    .and_then(|r| u64::try_from(r.prepared_transaction_offset()).ok())
-                    .and_then(|at| self.half_at(at));
-                delivered.extend(half.as_deref().and_then(as_record).map(|half| origin_of(&half)));
+                let Some(record) = slice.as_deref().and_then(as_record) else { return true };
+                if topic == CHECK_MAX_TIME_TOPIC {
+                    let origin = record.property(name::TRAN_PREPARED_QUEUE_OFFSET);
+                    delivered.extend(origin.and_then(|text| text.parse::<u64>().ok()));
+                } else if record.transaction() == sys_flag::COMMIT {
+                    let half = u64::try_from(record.prepared_transaction_offset()).ok();
+                    let half = half.and_then(|at| self.half_at(at));
+                    let half = half.as_deref().and_then(as_record);
+                    delivered.extend(half.map(|half| origin_of(&half)));
+                }
                 true
             });
             for origin in delivered {

@@ -2,6 +2,7 @@
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::{MessageStore, as_record};
 use crate::codec::properties;
@@ -12,6 +13,8 @@ use crate::os::map::Slice;
 use crate::queue::consume_queue::ConsumeQueue;
 use crate::recover::unit_of;
 
+/// The longest a query waits for what was stored just before it.
+const WAIT_FOR_INDEX: Duration = Duration::from_millis(100);
 /// A trouble that goes on is told this often, ms.
 const TELL_AGAIN_MS: i64 = 5_000;
 
@@ -286,8 +289,17 @@ impl MessageStore {
     }
 
     /// Records of a topic that may have `key`, stored between two times (ms); the newest
-    /// `max`. Records whose key merely has the same hash are left out.
+    /// `max`. Records whose key merely has the same hash are left out. What was readable before
+    /// the call is found, unless the index thread is far behind.
     pub fn query(&self, topic: &str, key: &str, max: usize, begin: i64, end: i64) -> QueryResult {
+        let (readable, since) = (self.dispatcher.position(), Instant::now());
+        while self.config.index
+            && self.indexed.load(Ordering::Acquire) < readable
+            && since.elapsed() < WAIT_FOR_INDEX
+            && self.wake("index")
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let found = {
             let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
             index.query(topic, key, max, begin, end)

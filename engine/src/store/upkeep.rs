@@ -290,11 +290,11 @@ impl MessageStore {
         self.queues.remove_topic(topic)
     }
 
-    pub(super) fn wake(&self, name: &str) {
+    /// Wakes a thread; false if it does not run.
+    pub(super) fn wake(&self, name: &str) -> bool {
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        for (_, thread) in threads.iter().filter(|(n, _)| *n == name) {
-            thread.thread().unpark();
-        }
+        let thread = threads.iter().find(|(n, _)| *n == name);
+        thread.inspect(|(_, thread)| thread.thread().unpark()).is_some()
     }
 
     /// Starts the threads that flush, index and keep the store up. They end with

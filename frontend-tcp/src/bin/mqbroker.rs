@@ -208,6 +208,7 @@ fn register(conf: &BrokerConf, servers: Servers, running: &run::Running) -> Regi
     };
     let registrar = Registrar::start(&servers.0, timing, what);
     running.service.broker.on_topics_changed(Box::new(registrar.changed()));
+    let _ = running.service.registered.set(registrar.told());
     registrar
 }
 

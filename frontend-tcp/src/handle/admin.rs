@@ -3,17 +3,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use mq_store::broker::groups::GroupConfig;
 use mq_store::broker::topics::{DataVersion, TopicConfig};
 use serde::{Deserialize, Serialize};
 
 use super::{BrokerService, Failure, Handled};
-use crate::conn::{Conn, Request};
+use crate::conn::{Conn, Reply, Request};
 use crate::wire::codes::response;
 use crate::wire::command::Command;
 use crate::wire::fastjson::{json, object};
 use crate::wire::fields::header;
+
+/// How long a changed topic waits for name servers that do not answer.
+const REGISTER: Duration = Duration::from_secs(1);
 
 type All = Box<dyn Fn() -> Vec<(String, String)> + Send + Sync>;
 type Set = Box<dyn Fn(&BrokerService, &[(String, String)]) -> Result<(), String> + Send + Sync>;
@@ -58,7 +62,19 @@ header! {
 }
 
 /// Makes or changes a topic.
-pub fn update_topic(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
+/// Answers when name servers know of it, so that clients that start now find it whole; those
+/// that do not answer are not waited for long.
+fn once_registered(service: &BrokerService, conn: &Arc<Conn>, request: &Request<'_>) -> Reply {
+    let Some(registered) = service.registered.get() else { return Command::ok().into() };
+    let (registered, ticket) = (registered(), request.ticket(conn));
+    tokio::spawn(async move {
+        let _ = tokio::time::timeout(REGISTER, registered).await;
+        ticket.answer(Command::ok());
+    });
+    Reply::Later
+}
+
+pub fn update_topic(service: &BrokerService, conn: &Arc<Conn>, request: &Request<'_>) -> Handled {
     let h = TopicHeader::of(&request.head.fields)?;
     let attributes = h.attributes.split(',').map(str::trim).filter(|a| !a.is_empty());
     let attributes = attributes.map(|a| a.split_once('=').unwrap_or((a, "")));
@@ -72,7 +88,7 @@ pub fn update_topic(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_
         topic_sys_flag: h.sys_flag,
         write_queue_nums: h.write_queue_nums,
     })?;
-    Ok(Command::ok().into())
+    Ok(once_registered(service, conn, request))
 }
 
 #[derive(Deserialize)]
@@ -82,12 +98,12 @@ struct TopicsBody {
 }
 
 /// Makes or changes topics; those before one that is refused stay.
-pub fn update_topics(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
+pub fn update_topics(service: &BrokerService, conn: &Arc<Conn>, request: &Request<'_>) -> Handled {
     let b: TopicsBody = serde_json::from_slice(request.body)?;
     for topic in b.topic_config_list {
         service.broker.update_topic(topic)?;
     }
-    Ok(Command::ok().into())
+    Ok(once_registered(service, conn, request))
 }
 
 header! {
@@ -247,7 +263,7 @@ pub fn all_offsets(service: &BrokerService, _: &Arc<Conn>, _: &Request<'_>) -> H
 }
 
 pub fn delay_offsets(service: &BrokerService, _: &Arc<Conn>, _: &Request<'_>) -> Handled {
-    let table = object(service.broker.delay_offsets().offset_table);
+    let table = object(service.broker.delay_offsets());
     Ok(Command::ok().body(object([("\"offsetTable\"", table)])).into())
 }
 

@@ -12,7 +12,7 @@ pub mod stats;
 pub mod transaction;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use mq_store::Error;
 use mq_store::broker::{Broker, Refusal};
@@ -23,6 +23,7 @@ use crate::conn::{Conn, Reply, Request};
 use crate::hold::Holds;
 use crate::metrics::Metrics;
 use crate::metrics::rpc::RpcLatencies;
+use crate::namesrv::register::Told;
 use crate::server::{Service, not_supported};
 use crate::sessions::Sessions;
 use crate::wire::codes::{request, response};
@@ -77,6 +78,8 @@ pub struct BrokerService {
     pub trace: bool,
     pub config: admin::ConfigAccess,
     pub metrics: Metrics,
+    /// Waits until name servers know the topics, if there are any.
+    pub registered: OnceLock<Told>,
 }
 
 /// Who may ask for something.

@@ -112,7 +112,7 @@ pub fn runtime_info(service: &BrokerService, _: &Arc<Conn>, _: &Request<'_>) -> 
     ];
     table.extend(known.map(|(key, value)| (key.to_string(), value)));
     table.insert(format!("commitLogDiskRatio_{}", log_dir.display()), ratio(log_dir)?);
-    for (level, next) in broker.delay_offsets().offset_table {
+    for (level, next) in broker.delay_offsets() {
         let max = store.max_offset(SCHEDULE_TOPIC, level - 1);
         table.insert(format!("scheduleMessageOffset_{level}"), format!("{next},{max}"));
     }

@@ -1,7 +1,9 @@
 //! How a broker makes itself known to name servers: one task for each of them.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mq_store::broker::topics::TopicTable;
@@ -90,10 +92,17 @@ pub struct Timing {
     pub timeout: Duration,
 }
 
+/// See [`Registrar::told`].
+pub type Told = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
 /// Keeps a broker registered.
 #[derive(Debug)]
 pub struct Registrar {
     servers: Vec<(Arc<Notify>, JoinHandle<()>)>,
+    /// Changes so far.
+    changes: Arc<AtomicU64>,
+    /// Of each server: changes that it was told of, or that it could not be told of.
+    told: Vec<watch::Receiver<u64>>,
     stop: watch::Sender<bool>,
 }
 
@@ -108,25 +117,48 @@ impl Registrar {
         let (stop, stopped) = watch::channel(false);
         let what: Arc<dyn Fn() -> Registration + Send + Sync> = Arc::new(what);
         let period = timing.period.clamp(Duration::from_secs(10), Duration::from_secs(60));
+        let (changes, mut told) = (Arc::new(AtomicU64::new(0)), Vec::new());
         let start = |addr: &String| {
             let changed = Arc::new(Notify::new());
+            let (tells, told_to) = watch::channel(0);
+            told.push(told_to);
             let server = Server {
                 addr: addr.clone(),
                 timeout: timing.timeout,
                 what: what.clone(),
+                changes: changes.clone(),
+                told: tells,
                 client: None,
                 up: None,
             };
             let task = server.run(period, changed.clone(), stopped.clone());
             (changed, tokio::spawn(task))
         };
-        Registrar { servers: servers.iter().map(start).collect(), stop }
+        let servers = servers.iter().map(start).collect();
+        Registrar { servers, changes, told, stop }
     }
 
     /// To be called when there is something new to register.
     pub fn changed(&self) -> impl Fn() + Send + Sync + 'static {
         let servers: Vec<Arc<Notify>> = self.servers.iter().map(|(n, _)| n.clone()).collect();
-        move || servers.iter().for_each(|changed| changed.notify_one())
+        let changes = self.changes.clone();
+        move || {
+            changes.fetch_add(1, Ordering::SeqCst);
+            servers.iter().for_each(|changed| changed.notify_one());
+        }
+    }
+
+    /// Waits until every server was told of what changed before the call, or could not be.
+    pub fn told(&self) -> Told {
+        let (changes, told) = (self.changes.clone(), self.told.clone());
+        Box::new(move || {
+            let (changes, told) = (changes.load(Ordering::SeqCst), told.clone());
+            Box::pin(async move {
+                for mut server in told {
+                    let _ = server.wait_for(|told| *told >= changes).await;
+                }
+            })
+        })
     }
 
     /// Unregisters everywhere.
@@ -143,6 +175,8 @@ struct Server {
     addr: String,
     timeout: Duration,
     what: Arc<dyn Fn() -> Registration + Send + Sync>,
+    changes: Arc<AtomicU64>,
+    told: watch::Sender<u64>,
     client: Option<Client>,
     /// Whether the last try went well; `None` before the first.
     up: Option<bool>,
@@ -157,11 +191,13 @@ impl Server {
     ) {
         let mut retry = FIRST_RETRY;
         loop {
+            let changes = self.changes.load(Ordering::SeqCst);
             let command = (self.what)().register();
             let outcome = tokio::select! {
                 outcome = self.call(&command) => outcome,
                 _ = stopped.changed() => break,
             };
+            self.told.send_replace(changes);
             self.note(&outcome);
             let wait = if outcome.is_ok() {
                 retry = FIRST_RETRY;

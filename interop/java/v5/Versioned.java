@@ -38,6 +38,14 @@ final class Versioned {
         return consumer;
     }
 
+    static void group(Kit kit, String group, boolean consumes, int retryQueues) throws Exception {
+        SubscriptionGroupConfig config = new SubscriptionGroupConfig();
+        config.setGroupName(group);
+        config.setConsumeEnable(consumes);
+        config.setRetryQueueNums(retryQueues);
+        kit.admin().createAndUpdateSubscriptionGroupConfig(kit.broker(), config);
+    }
+
     static void deleteGroup(DefaultMQAdminExt admin, String broker, String group) throws Exception {
         admin.deleteSubscriptionGroup(broker, group);
     }

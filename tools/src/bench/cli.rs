@@ -15,6 +15,8 @@ Examples:
       reads the topic from its start, over and over
   mq-bench e2e --rate 5000 --size 1024 --duration 30s --json
       time from when a message was due to be sent until a consumer has it
+  mq-bench delay --rate 10000 --duration 30s
+      delayed messages: time from when one was due to be delivered until a consumer has it
   mq-bench verify --count 100000
       loss, duplicates, disorder, damage
   mq-bench floor --listen 127.0.0.1:10911
@@ -44,6 +46,9 @@ pub enum Verb {
     /// Sends at a fixed rate and consumes; latency counts from the intended time of sending
     #[command(after_help = HELP)]
     E2e(E2eArgs),
+    /// Like e2e with delayed messages; latency counts from when each is due
+    #[command(after_help = HELP)]
+    Delay(DelayArgs),
     /// Sends numbered messages, consumes them, and checks that all is as it was sent
     #[command(after_help = HELP)]
     Verify(VerifyArgs),
@@ -200,6 +205,18 @@ pub struct E2eArgs {
     pub rate: u32,
     #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = value_parser!(u32).range(16..=4 << 20))]
     pub size: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct DelayArgs {
+    #[command(flatten)]
+    pub e2e: E2eArgs,
+    /// Level of delay of every message
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..))]
+    pub level: u32,
+    /// What the broker has for that level (messageDelayLevel)
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    pub delay: Duration,
 }
 
 #[derive(Debug, Args)]

@@ -1,7 +1,8 @@
 //! A fixed rate in, and how long each message takes to come out.
 //!
 //! Messages are due at fixed times whether or not the broker keeps up, and latency counts from
-//! then: a broker that stops for a second shows as a second of late messages, not as one.
+//! then: a broker that stops for a second shows as a second of late messages, not as one. Delayed
+//! messages are due once more, by their delay later, and latency counts from there.
 
 use std::time::Duration;
 
@@ -18,15 +19,21 @@ use super::request::{Messages, Template, run_number};
 
 /// How long to wait for the last messages.
 const LINGER_NS: u64 = 5_000_000_000;
+/// Brokers count in whole milliseconds: what comes by so much too soon is in time.
+const EARLY_NS: u64 = 2_000_000;
 /// Most sends under way on a connection. Beyond, messages wait here, and are late for it.
 const UNDER_WAY: usize = 1 << 16;
 
-pub fn run(args: &E2eArgs) -> Result<bool> {
+/// `delayed`: level of delay, and what that means.
+pub fn run(args: &E2eArgs, delayed: Option<(u32, Duration)>) -> Result<bool> {
     let common = &args.common;
+    let delay = delayed.map_or(0, |(_, delay)| delay.as_nanos() as u64);
     let Target { mut admin, queues } = admin::find(common, true)?;
     let ends = admin.ends(&common.topic, queues)?;
     let mut puller = Puller::connect(common, &admin.addr, &ends, true)?;
-    let messages = Messages { size: args.size as usize, batch: 1, ..Messages::default() };
+    let delay_level = delayed.map_or(0, |(level, _)| level);
+    let size = args.size as usize;
+    let messages = Messages { delay_level, size, batch: 1, ..Messages::default() };
     let links = (0..common.connections).map(|_| Link::connect(&admin.addr, UNDER_WAY));
     let mut producer = Producer {
         links: links.collect::<Result<_>>()?,
@@ -41,6 +48,7 @@ pub fn run(args: &E2eArgs) -> Result<bool> {
     let mut meter = Meter::start(common, args.warmup, args.duration);
 
     let senders = producer.links.len();
+    let mut early = 0;
     let mut again: Vec<usize> = (0..ends.len()).collect();
     loop {
         let now = meter.now();
@@ -51,7 +59,8 @@ pub fn run(args: &E2eArgs) -> Result<bool> {
         let next = producer.send_what_is_due(now, &meter)?;
         meter.tick(now);
         let over = next > meter.until;
-        if over && (meter.messages >= producer.counted || now > meter.until + LINGER_NS) {
+        let last = meter.until + delay + LINGER_NS;
+        if over && (meter.messages >= producer.counted || now > last) {
             break;
         }
         poller.wake_in(if over { LINGER_NS } else { next.saturating_sub(meter.now()) })?;
@@ -67,6 +76,8 @@ pub fn run(args: &E2eArgs) -> Result<bool> {
                     let Entry::Record(record) = record::decode(bytes?)? else { continue };
                     match words(record.body()) {
                         Some([run, due]) if run == run_number() && due >= meter.from => {
+                            let due = due + delay;
+                            early += u64::from(now + EARLY_NS < due);
                             meter.count(1, record.body().len() as u64, now);
                             meter.latency.saturating_record(now.saturating_sub(due));
                         }
@@ -78,11 +89,18 @@ pub fn run(args: &E2eArgs) -> Result<bool> {
         }
     }
     let missing = producer.counted - meter.messages.min(producer.counted);
-    let settings = format!(
+    let mut settings = format!(
         "{queues} queues  {} msg/s due  {senders} + {senders} connections  {} B",
         args.rate, args.size
     );
-    meter.tell(["e2e", &admin.addr, &settings], &[("missing", missing, true)])
+    let mut counts = vec![("missing", missing, true)];
+    let mut mode = "e2e";
+    if let Some((level, delay)) = delayed {
+        mode = "delay";
+        settings += &format!("  level {level}, {delay:?}");
+        counts.push(("early", early, true));
+    }
+    meter.tell([mode, &admin.addr, &settings], &counts)
 }
 
 /// Run number and due time, with which a body begins.

@@ -24,7 +24,8 @@ fn main() -> ExitCode {
     let done = match &cli.verb {
         cli::Verb::Send(args) => send::run(args),
         cli::Verb::Consume(args) => consume::run(args),
-        cli::Verb::E2e(args) => e2e::run(args),
+        cli::Verb::E2e(args) => e2e::run(args, None),
+        cli::Verb::Delay(args) => e2e::run(&args.e2e, Some((args.level, args.delay))),
         cli::Verb::Verify(args) => verify::run(args),
         cli::Verb::Idle(args) => idle::run(args),
         cli::Verb::Floor(args) => floor::run(args),
