@@ -28,6 +28,9 @@ pub struct StoreConfig {
     pub flush: FlushPolicy,
     /// How long an acknowledgement waits for the disk under sync flush (`syncFlushTimeout`), 5 s.
     pub sync_flush_timeout_ms: i64,
+    /// How long an append waits for others before it is refused (`osPageCacheBusyTimeOutMills`),
+    /// 1 s.
+    pub append_timeout_ms: u64,
     /// The longest body in bytes (`maxMessageSize`), 4 MiB.
     pub max_body: usize,
     /// The address written into records; message ids are made of it.
@@ -53,6 +56,7 @@ impl StoreConfig {
             index: true,
             flush: FlushPolicy::default(),
             sync_flush_timeout_ms: 5_000,
+            append_timeout_ms: 1_000,
             max_body: 4 << 20,
             store_host: SocketAddr::from((Ipv4Addr::LOCALHOST, 10911)),
             retention: Retention::default(),

@@ -27,6 +27,11 @@ pub enum Error {
     /// A message is in the store and was not on the disk in time (`syncFlushTimeout`).
     #[error("the message is stored, but the disk took too long to confirm it")]
     FlushTimeout,
+    /// Appends take too long (`osPageCacheBusyTimeOutMills`): the disk does not keep up.
+    #[error(
+        "[PCBUSY_CLEAN_QUEUE]broker busy, start flow control for a while, period in queue: {0}ms"
+    )]
+    Busy(u64),
     /// The store was closed.
     #[error("the store is closed")]
     Closed,

@@ -261,3 +261,20 @@ fn a_pull_gives_what_an_expression_wants() {
     assert_eq!(pull("n IS NULL", 1001).0, ReadStatus::OffsetOverflowOne);
     broker.close().unwrap();
 }
+
+#[test]
+fn name_servers_hear_of_another_permission_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let House { broker, .. } = open(dir.path());
+    let told = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = told.clone();
+    broker.on_topics_changed(Box::new(move || {
+        count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    }));
+    let before = broker.topics().version();
+    let config = BrokerConfig { trace_topic: Some("TRACES".into()), ..BrokerConfig::default() };
+    broker.set_config(BrokerConfig { permission: perm::READ, ..config });
+    assert_ne!(broker.topics().version(), before, "a version that is known is not taken in");
+    assert_eq!(told.load(std::sync::atomic::Ordering::SeqCst), 2, "of the trace topic, and of it");
+    assert!(broker.topics().get("TRACES").is_some());
+}

@@ -504,3 +504,35 @@ fn queues_of_other_kinds_are_made_again_or_left_alone() {
     assert!(refused.to_string().contains("BatchCQ"), "{refused}");
     assert_eq!(store.append(&message("T", 3, b"")).unwrap().queue_offset, 30);
 }
+
+/// Holds every allocation up until it is let go.
+struct Stuck(std::sync::Mutex<mpsc::Receiver<()>>, mpsc::Sender<()>);
+
+impl Watch for Stuck {
+    fn before(&self, call: &Call, _: &Path) -> io::Result<()> {
+        if matches!(call, Call::Allocate(_)) {
+            let _ = self.1.send(());
+            let _ = self.0.lock().unwrap().recv();
+        }
+        Ok(())
+    }
+    fn after(&self, _: &Call, _: &Path) {}
+}
+
+#[test]
+fn an_append_that_does_not_get_on_holds_no_other_up_for_long() {
+    let dir = tempfile::tempdir().unwrap();
+    let ((go_on, wait), (tell, is_stuck)) = (mpsc::channel(), mpsc::channel());
+    let fs = Fs::watched(Arc::new(Stuck(wait.into(), tell)));
+    let config = StoreConfig { append_timeout_ms: 50, ..config(dir.path()) };
+    let (store, _) = open_on(config, fs);
+    std::thread::scope(|scope| {
+        let stuck = scope.spawn(|| store.append(&message("T", 0, b"stuck")));
+        is_stuck.recv().unwrap();
+        let other = store.append(&message("T", 1, b"other"));
+        assert!(matches!(other, Err(Error::Busy(50))), "{other:?}");
+        drop(go_on);
+        stuck.join().unwrap().unwrap();
+    });
+    assert_eq!(store.append(&message("T", 1, b"later")).unwrap().queue_offset, 0);
+}

@@ -125,8 +125,8 @@ fn records_are_as_rocketmq_writes_them() {
         String::from_utf8(r.properties().to_vec()).unwrap().replace('\u{1}', "=")
     };
     let halves = all(&broker, HALF, 0, |r| (r.sys_flag(), r.flag(), text(r)));
-    let common =
-        "TRAN_MSG=true\u{2}PGROUP=P\u{2}UNIQ_KEY=U-zero\u{2}TAGS=t\u{2}CLUSTER=DefaultCluster\u{2}";
+    let common = "TRAN_MSG=true\u{2}PGROUP=P\u{2}UNIQ_KEY=U-zero\u{2}TAGS=t\u{2}\
+        CLUSTER=DefaultCluster\u{2}MSG_REGION=DefaultRegion\u{2}TRACE_ON=true\u{2}";
     assert_eq!(halves[0], (0, 7, format!("{common}REAL_TOPIC=T\u{2}REAL_QID=1\u{2}")));
     assert!(!halves[1].2.contains("CHECK_TIMES"), "that is for the broker to say");
     assert_eq!(broker.store().max_offset("T", 1), 0);

@@ -143,6 +143,23 @@ settings! {
         FlushDiskType::Async => "ASYNC_FLUSH".into(),
         FlushDiskType::Sync => "SYNC_FLUSH".into(),
     };
+    MetricsExporterType: "DISABLE or PROM", |t| match t {
+        "DISABLE" => Some(MetricsExporterType::Disable),
+        "PROM" => Some(MetricsExporterType::Prom),
+        _ => None,
+    }, |m| match m {
+        MetricsExporterType::Disable => "DISABLE".into(),
+        MetricsExporterType::Prom => "PROM".into(),
+    };
+    Labels: "labels as name:value,name:value", |t| {
+        let list = split(t, &[',']).map(|label| {
+            let (name, value) = label.split_once(':')?;
+            let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            let named = name.starts_with(|c: char| !c.is_ascii_digit()) && name.chars().all(good);
+            named.then(|| (name.to_owned(), value.to_owned()))
+        });
+        Some(Labels(list.collect::<Option<_>>()?))
+    }, |l| join(l.0.iter().map(|(name, value)| format!("{name}:{value}")), ",");
     Servers: "name servers as host:port;host:port", |t| {
         let list = split(t, &[';']).map(|a| {
             let (host, port) = a.rsplit_once(':')?;
@@ -195,6 +212,18 @@ pub enum FlushDiskType {
     Async,
     Sync,
 }
+
+/// How metrics leave the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricsExporterType {
+    Disable,
+    /// Prometheus fetches them.
+    Prom,
+}
+
+/// Labels of metrics, name and value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels(pub Vec<(String, String)>);
 
 /// Addresses of name servers, "host:port".
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -259,7 +288,9 @@ macro_rules! conf {
                 let mut conf = $name::default();
                 let mut warnings = Vec::new();
                 if let Some(file) = file {
-                    warnings = load(file, $fixed, $ignored, &mut |key, value| conf.put(key, value))?;
+                    let known: Vec<_> = conf.get_all().into_iter().map(|(key, _)| key).collect();
+                    let mut put = |key: &str, value: &str| conf.put(key, value);
+                    warnings = load(file, &known, $fixed, $ignored, &mut put)?;
                 }
                 conf.finish()?;
                 Ok((conf, warnings))
@@ -321,6 +352,7 @@ fn in_range<T: PartialOrd + Display>(
 
 fn load(
     file: &Path,
+    honoured: &[&str],
     fixed: &[Fixed],
     ignored: &[Ignored],
     put: &mut dyn FnMut(&str, &str) -> Result<(), SetError>,
@@ -328,7 +360,7 @@ fn load(
     let text = std::fs::read_to_string(file).map_err(|e| ConfError::Read(file.into(), e))?;
     let place = |line| format!("{}:{line}", file.display());
     let entries = read_properties(&text).map_err(|(line, e)| ConfError::Syntax(place(line), e))?;
-    let mut warnings = Vec::new();
+    let (mut warnings, mut without_effect) = (Vec::new(), Vec::new());
     for Entry { line, key, value } in entries {
         match put(&key, &value) {
             Ok(()) => continue,
@@ -345,13 +377,30 @@ fn load(
             }
             continue;
         }
-        let known = |keys: &str| keys.split_whitespace().any(|k| k == key);
-        warnings.push(match ignored.iter().find(|(_, keys)| known(keys)) {
-            Some((why, _)) => format!("{}: {key} has no effect: {why}", place(line)),
-            None => format!("{}: {key} is not known here; it has no effect", place(line)),
-        });
+        let known = || ignored.iter().flat_map(|(_, keys)| keys.split_whitespace());
+        if known().any(|k| k == key) {
+            without_effect.push(key);
+            continue;
+        }
+        let others = honoured.iter().copied().chain(known()).chain(fixed.iter().map(|(k, ..)| *k));
+        let meant = nearest(&key, others).map_or(String::new(), |k| format!("; {k} is meant?"));
+        warnings.push(format!("{}: {key} is not known; it has no effect{meant}", place(line)));
+    }
+    if !without_effect.is_empty() {
+        let list = without_effect.join(", ");
+        tracing::info!(
+            "{}: without effect here, see docs/configuration.md: {list}",
+            file.display()
+        );
     }
     Ok(warnings)
+}
+
+/// The key that was probably meant.
+fn nearest<'a>(key: &str, keys: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let like = |k: &str| strsim::jaro_winkler(&k.to_lowercase(), &key.to_lowercase());
+    let nearest = keys.map(|k| (like(k), k)).max_by(|a, b| a.0.total_cmp(&b.0))?;
+    (nearest.0 > 0.92).then_some(nearest.1)
 }
 
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -391,6 +440,17 @@ conf! {
     flush_commit_log_thorough_interval: i64 = 10_000,
         "flushCommitLogThoroughInterval" in PERIOD;
     sync_flush_timeout: i64 = 5_000, "syncFlushTimeout" in PERIOD;
+    /// An append that waits for longer for others is refused: SYSTEM_BUSY.
+    os_page_cache_busy_time_out_mills: i64 = 1_000, "osPageCacheBusyTimeOutMills" in PERIOD;
+    broker_fast_failure_enable: bool = true, "brokerFastFailureEnable", run_time;
+    /// A message that waits for longer to be handled is refused: SYSTEM_BUSY.
+    wait_time_mills_in_send_queue: i64 = 200, "waitTimeMillsInSendQueue" in PERIOD, run_time;
+    /// Sends that wait for the disk, under sync flush; more are refused.
+    send_thread_pool_queue_capacity: usize = 10_000,
+        "sendThreadPoolQueueCapacity" in 1..=10_000_000, run_time;
+    /// Pulls that wait for messages; more are refused.
+    pull_thread_pool_queue_capacity: usize = 100_000,
+        "pullThreadPoolQueueCapacity" in 1..=10_000_000, run_time;
     max_message_size: usize = 4 << 20, "maxMessageSize" in 1..=12 << 20;
     /// Hours.
     file_reserved_time: i64 = 72, "fileReservedTime" in 0..=1_000_000, run_time;
@@ -415,6 +475,9 @@ conf! {
     reject_transaction_message: bool = false, "rejectTransactionMessage", run_time;
     enable_property_filter: bool = false, "enablePropertyFilter", run_time;
     trace_topic_enable: bool = false, "traceTopicEnable";
+    /// Producers are told to trace what they send.
+    trace_on: bool = true, "traceOn";
+    notify_consumer_ids_changed_enable: bool = true, "notifyConsumerIdsChangedEnable", run_time;
     msg_trace_topic_name: String = "RMQ_SYS_TRACE_TOPIC".into(), "msgTraceTopicName";
     region_id: String = "DefaultRegion".into(), "regionId";
     server_channel_max_idle_time_seconds: i64 = 120,
@@ -423,6 +486,13 @@ conf! {
     transaction_time_out: i64 = 6_000, "transactionTimeOut" in PERIOD, run_time;
     transaction_check_max: i32 = 15, "transactionCheckMax" in 0..=i32::MAX, run_time;
     transaction_check_interval: i64 = 60_000, "transactionCheckInterval" in PERIOD, run_time;
+    /// A key of 5.x, as the next three.
+    metrics_exporter_type: MetricsExporterType = MetricsExporterType::Disable,
+        "metricsExporterType";
+    metrics_prom_exporter_port: u16 = 5557, "metricsPromExporterPort";
+    /// brokerIP1 if not given.
+    metrics_prom_exporter_host: Option<IpAddr> = None, "metricsPromExporterHost";
+    metrics_label: Labels = Labels::default(), "metricsLabel";
     /// Who besides this machine may change configuration and delete (a key of our own).
     admin_allowed_addresses: IpRanges = IpRanges::default(), "adminAllowedAddresses";
     /// Connections at a time (a key of our own).
@@ -450,6 +520,32 @@ impl BrokerConf {
     }
 }
 
+/// Keys that RocketMQ marks as important and that count here.
+pub const IMPORTANT: [&str; 22] = [
+    "autoCreateSubscriptionGroup",
+    "autoCreateTopicEnable",
+    "brokerClusterName",
+    "brokerIP1",
+    "brokerId",
+    "brokerName",
+    "cleanFileForciblyEnable",
+    "deleteWhen",
+    "fileReservedTime",
+    "flushDiskType",
+    "maxTransferBytesOnMessageInMemory",
+    "maxTransferCountOnMessageInMemory",
+    "messageIndexEnable",
+    "msgTraceTopicName",
+    "namesrvAddr",
+    "rejectTransactionMessage",
+    "storePathCommitLog",
+    "storePathRootDir",
+    "traceTopicEnable",
+    "transactionCheckInterval",
+    "transactionCheckMax",
+    "transactionTimeOut",
+];
+
 const BROKER_FIXED: &[Fixed] = &[
     ("aclEnable", "false", "access control is not there yet, and nobody should think it is"),
     ("brokerRole", "ASYNC_MASTER", "replication is not there yet"),
@@ -465,11 +561,11 @@ const BROKER_IGNORED: &[Ignored] = &[
         consumerManageThreadPoolNums consumerManagerThreadPoolQueueCapacity
         endTransactionPoolQueueCapacity endTransactionThreadPoolNums heartbeatThreadPoolNums
         heartbeatThreadPoolQueueCapacity processReplyMessageThreadPoolNums
-        pullMessageThreadPoolNums pullThreadPoolQueueCapacity putMessageFutureThreadPoolNums
+        pullMessageThreadPoolNums  putMessageFutureThreadPoolNums
         putThreadPoolQueueCapacity queryMessageThreadPoolNums queryThreadPoolQueueCapacity
-        replyThreadPoolQueueCapacity sendMessageThreadPoolNums sendThreadPoolQueueCapacity
-        brokerFastFailureEnable waitTimeMillsInHeartbeatQueue waitTimeMillsInPullQueue
-        waitTimeMillsInSendQueue waitTimeMillsInTransactionQueue
+        replyThreadPoolQueueCapacity sendMessageThreadPoolNums 
+        waitTimeMillsInHeartbeatQueue waitTimeMillsInPullQueue
+        waitTimeMillsInTransactionQueue
         serverAsyncSemaphoreValue serverCallbackExecutorThreads serverOnewaySemaphoreValue
         serverSelectorThreads serverWorkerThreads useEpollNativeSelector
         clientAsyncSemaphoreValue clientCallbackExecutorThreads clientOnewaySemaphoreValue
@@ -492,15 +588,15 @@ const BROKER_IGNORED: &[Ignored] = &[
         fastFailIfNoBufferInStorePool flushCommitLogTimed flushConsumeQueueLeastPages
         flushConsumeQueueThoroughInterval flushIntervalConsumeQueue
         flushLeastPagesWhenWarmMapedFile maxTransferBytesOnMessageInDisk
-        maxTransferCountOnMessageInDisk messageIndexSafe osPageCacheBusyTimeOutMills
+        maxTransferCountOnMessageInDisk messageIndexSafe
         putMsgIndexHightWater redeleteHangedFileInterval transientStorePoolEnable
-        transientStorePoolSize useReentrantLockWhenPutMessage warmMapedFileEnable",
+        transientStorePoolSize readOnlyCommitLogStorePaths useReentrantLockWhenPutMessage warmMapedFileEnable",
     ),
     (
         "there is no replication yet",
         "dLegerGroup dLegerPeers dLegerSelfId haHousekeepingInterval haListenPort
         haMasterAddress haSendHeartbeatInterval haSlaveFallbehindMax haTransferBatchSize
-        isEnableBatchPush offsetCheckInSlave preferredLeaderId slaveReadEnable slaveTimeout",
+        enableBatchPush offsetCheckInSlave preferredLeaderId slaveReadEnable slaveTimeout storePathDLedgerCommitLog",
     ),
     (
         "the feature is not there",
@@ -517,7 +613,7 @@ const BROKER_IGNORED: &[Ignored] = &[
         "it is always done the usual way",
         "brokerTopicEnable clusterTopicEnable compressedRegister filterDataCleanTimeSpan
         flushConsumerOffsetHistoryInterval forceRegister maxDelayTime
-        notifyConsumerIdsChangedEnable startAcceptSendRequestTimeStamp traceOn
+        startAcceptSendRequestTimeStamp
         enableScheduleAsyncDeliver scheduleAsyncDeliverMaxPendingLimit
         scheduleAsyncDeliverMaxResendNum2Blocked autoDeleteUnusedStats enableDetailStat
         enableScheduleMessageStats isolateLogEnable",
@@ -654,7 +750,7 @@ mod tests {
     fn files_say_what_is_wrong_and_where() {
         let (conf, warnings) = loaded(
             "brokerName=b\nlistenPort = 20911 \ndeleteWhen=04;16\nnamesrvAddr=a:1;b:2\n\
-            sendMessageThreadPoolNums=4\nnosuch=1\nbrokerRole=ASYNC_MASTER\n",
+            sendMessageThreadPoolNums=4\nnosuch=1\nbrokerNmae=c\nbrokerRole=ASYNC_MASTER\n",
         )
         .unwrap();
         assert_eq!((&*conf.broker_name, conf.listen_port), ("b", 20911));
@@ -662,8 +758,8 @@ mod tests {
         assert_eq!(
             warnings,
             [
-                "broker.conf:5: sendMessageThreadPoolNums has no effect: requests need no thread pools here",
-                "broker.conf:6: nosuch is not known here; it has no effect",
+                "broker.conf:6: nosuch is not known; it has no effect",
+                "broker.conf:7: brokerNmae is not known; it has no effect; brokerName is meant?",
             ]
         );
         for (text, error) in [
@@ -696,10 +792,93 @@ mod tests {
         }
     }
 
+    type Shown = Vec<(&'static str, String)>;
+
+    /// Of broker and name server: the keys that count, those with one value, those without.
+    fn tables() -> [(&'static str, Shown, &'static [Fixed], &'static [Ignored]); 2] {
+        let (broker, namesrv) = (BrokerConf::default(), NamesrvConf::default());
+        [
+            ("broker", broker.get_all(), BROKER_FIXED, BROKER_IGNORED),
+            ("namesrv", namesrv.get_all(), NAMESRV_FIXED, NAMESRV_IGNORED),
+        ]
+    }
+
+    /// A default without what this machine gives to it.
+    fn neutral(key: &str, value: &str) -> String {
+        let home = std::env::var("HOME").unwrap_or_default();
+        match key {
+            "brokerName" | "rocketmqHome" => String::new(),
+            _ => value.replacen(&format!("{home}/"), "~/", 1),
+        }
+    }
+
+    #[test]
+    fn every_key_of_rocketmq_is_honoured_or_named_with_its_default() {
+        let java = include_str!("../tests/data/keys-4.9.7.txt");
+        // Java's own default of a port is set by its start class.
+        let other = ["listenPort", "storePathCommitLog"];
+        for (whose, honoured, fixed, ignored) in tables() {
+            let of = |line: &'static str| line.strip_prefix(whose)?.trim().split_once('=');
+            for (key, default) in java.lines().filter_map(of) {
+                if let Some((_, value)) = honoured.iter().find(|(k, _)| *k == key) {
+                    let same = neutral(key, value) == default || other.contains(&key);
+                    assert!(same, "{whose} {key}: {value}, and {default} in Java");
+                } else if let Some((_, only, _)) = fixed.iter().find(|(k, ..)| *k == key) {
+                    assert!(only.eq_ignore_ascii_case(default), "{whose} {key}");
+                } else {
+                    let named = |(_, keys): &Ignored| keys.split_whitespace().any(|k| k == key);
+                    assert!(ignored.iter().any(named), "{whose} {key} is not named anywhere");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_documented_tables_are_these() {
+        use std::fmt::Write;
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+        let mut text = std::fs::read_to_string(&file).unwrap();
+        for (whose, honoured, fixed, ignored) in tables() {
+            let mut table = "\n| key | default | |\n|---|---|---|\n".to_string();
+            for (key, value) in &honoured {
+                let set = match whose {
+                    "broker" => BrokerConf::default().set(key, value),
+                    _ => NamesrvConf::default().set(key, value),
+                };
+                let when =
+                    if set == Err(SetError::AtStart(key.to_string())) { "" } else { "run time" };
+                let _ = writeln!(table, "| `{key}` | {} | {when} |", neutral(key, value));
+            }
+            table.push_str("\nOne value is accepted:\n\n| key | value | why |\n|---|---|---|\n");
+            for (key, only, why) in fixed {
+                let _ = writeln!(table, "| `{key}` | {only} | {why} |");
+            }
+            table.push_str("\nAccepted, and without effect:\n\n| why | keys |\n|---|---|\n");
+            for (why, keys) in ignored {
+                let mut keys: Vec<_> = keys.split_whitespace().map(|k| format!("`{k}`")).collect();
+                keys.sort();
+                let _ = writeln!(table, "| {why} | {} |", keys.join(" "));
+            }
+            let (begin, end) = (format!("<!-- {whose} -->\n"), format!("\n<!-- end {whose} -->"));
+            let (head, rest) = text.split_once(&begin).unwrap();
+            let (_, tail) = rest.split_once(&end).unwrap();
+            text = format!("{head}{begin}{table}{end}{tail}");
+        }
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(&file, &text).unwrap();
+        }
+        let is = std::fs::read_to_string(&file).unwrap();
+        assert!(
+            is == text,
+            "docs/configuration.md is old: UPDATE_DOCS=1 cargo test writes it anew"
+        );
+    }
+
     #[test]
     fn what_is_printed_is_read_back() {
         let conf = BrokerConf::default();
         let all = conf.get_all();
+        assert!(IMPORTANT.iter().all(|key| all.iter().any(|(k, _)| k == key)));
         assert!(all.is_sorted() && all.contains(&("diskMaxUsedSpaceRatio", "75".into())));
         let mut read = BrokerConf::default();
         for (key, value) in &all {

@@ -1,14 +1,17 @@
 //! What a handler may do with a connection: answer later, have work done on the connection's
 //! task, ask the client something.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 
+use crate::metrics::rpc::{Outcome, RpcLatencies};
+use crate::wire::codes::request;
 use crate::wire::command::{Command, Head, Outgoing};
 use crate::wire::frame::Encoding;
 
@@ -21,6 +24,8 @@ pub struct Request<'a> {
     pub head: &'a Head<'a>,
     pub body: &'a [u8],
     pub encoding: Encoding,
+    /// When it was read from the socket.
+    pub read_at: Instant,
 }
 
 impl Request<'_> {
@@ -31,6 +36,7 @@ impl Request<'_> {
             opaque: self.head.opaque,
             encoding: self.encoding,
             wanted: !self.head.is_one_way(),
+            measured: conn.latencies.is_some().then_some((self.head.code, self.read_at)),
         }
     }
 }
@@ -42,6 +48,8 @@ pub struct Ticket {
     opaque: i32,
     encoding: Encoding,
     wanted: bool,
+    /// The request, and since when it has been waiting.
+    measured: Option<(i32, Instant)>,
 }
 
 impl Ticket {
@@ -51,6 +59,11 @@ impl Ticket {
 
     /// Sends the answer.
     pub fn answer(self, command: Command) {
+        if let (Some((request, since)), Some(latencies)) = (self.measured, &self.conn.latencies) {
+            let held = matches!(request, request::PULL_MESSAGE | request::LITE_PULL_MESSAGE);
+            let (response, one_way) = (command.code, !self.wanted);
+            latencies.add(Outcome { request, response, held, one_way }, since.elapsed());
+        }
         if self.wanted {
             let (opaque, encoding) = (self.opaque, self.encoding);
             self.conn.push(Out::Answer { opaque, encoding, command });
@@ -119,12 +132,13 @@ pub struct Conn {
     peer: SocketAddr,
     /// Our end.
     local: SocketAddr,
-    outbox: Mutex<Vec<Out>>,
+    outbox: Mutex<VecDeque<Out>>,
     pub(crate) wake: Notify,
     closing: AtomicBool,
     /// Requests of ours that the client has not answered.
     asked: Mutex<HashMap<i32, oneshot::Sender<Response>>>,
     next_opaque: AtomicI32,
+    pub(crate) latencies: Option<Arc<RpcLatencies>>,
 }
 
 impl std::fmt::Debug for Conn {
@@ -139,6 +153,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Conn {
     pub fn new(peer: SocketAddr, local: SocketAddr) -> Arc<Conn> {
+        Conn::measured(peer, local, None)
+    }
+
+    /// A connection whose requests are measured.
+    pub fn measured(
+        peer: SocketAddr,
+        local: SocketAddr,
+        latencies: Option<Arc<RpcLatencies>>,
+    ) -> Arc<Conn> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Arc::new(Conn {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -149,6 +172,7 @@ impl Conn {
             closing: AtomicBool::new(false),
             asked: Mutex::default(),
             next_opaque: AtomicI32::new(0),
+            latencies,
         })
     }
 
@@ -178,7 +202,7 @@ impl Conn {
     fn push(&self, out: Out) {
         let waiting = {
             let mut outbox = lock(&self.outbox);
-            outbox.push(out);
+            outbox.push_back(out);
             outbox.len()
         };
         if waiting > MAX_WAITING {
@@ -215,24 +239,56 @@ impl Conn {
         }
     }
 
-    /// Does the work that was left for the connection's task, and writes what waits into `out`.
-    pub(crate) fn drain(&self, out: &mut Outgoing) {
-        loop {
-            let waiting = std::mem::take(&mut *lock(&self.outbox));
-            if waiting.is_empty() {
-                return;
-            }
-            for item in waiting {
-                match item {
-                    Out::Answer { opaque, encoding, command } => {
-                        command.encode_response(opaque, encoding, out);
-                    }
-                    Out::Request { opaque, one_way, command } => {
-                        command.encode_request(opaque, one_way, Encoding::Json, out);
-                    }
-                    Out::Run(run) => run(),
+    /// Does the work that was left for the connection's task, and writes what waits into `out`,
+    /// until that `is_full`. Returns whether all is done.
+    pub(crate) fn drain(&self, out: &mut Outgoing, is_full: fn(&Outgoing) -> bool) -> bool {
+        while !is_full(out) {
+            let Some(item) = lock(&self.outbox).pop_front() else { return true };
+            match item {
+                Out::Answer { opaque, encoding, command } => {
+                    command.encode_response(opaque, encoding, out);
                 }
+                Out::Request { opaque, one_way, command } => {
+                    command.encode_request(opaque, one_way, Encoding::Json, out);
+                }
+                Out::Run(run) => run(),
             }
         }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_is_written_piece_by_piece_and_in_order() {
+        let here = "127.0.0.1:1".parse().unwrap();
+        let conn = Conn::new(here, here);
+        for n in 0..10 {
+            conn.tell(Command::new(n).body(vec![0u8; 1000]));
+        }
+        let mut out = Outgoing::default();
+        let is_full = |out: &Outgoing| out.bytes.len() > 3000;
+        let mut pieces = 0;
+        while !conn.drain(&mut out, is_full) {
+            assert!(out.bytes.len() < 5000, "no more than fits, and one");
+            out.clear();
+            pieces += 1;
+        }
+        assert_eq!(pieces, 3);
+    }
+
+    #[test]
+    fn a_client_that_reads_nothing_is_given_up() {
+        let here = "127.0.0.1:1".parse().unwrap();
+        let conn = Conn::new(here, here);
+        for _ in 0..MAX_WAITING {
+            conn.tell(Command::new(1));
+        }
+        assert!(!conn.is_closing());
+        conn.tell(Command::new(1));
+        assert!(conn.is_closing());
     }
 }

@@ -59,12 +59,17 @@ impl Holds {
     }
 
     /// Keeps a pull. The caller looks at the queue once more afterwards: a message may have come
-    /// before the pull was here.
-    pub fn hold(&self, pull: Pull, ticket: Ticket, deadline_ms: i64) {
+    /// before the pull was here. Beyond `most` none is kept.
+    pub fn hold(&self, pull: Pull, ticket: Ticket, deadline_ms: i64, most: usize) -> bool {
+        // Others may come in between; a few too many do no harm.
+        if self.count() >= most {
+            return false;
+        }
         let mut queues = self.lock();
         let of_topic = queues.entry(pull.topic.clone()).or_default();
         of_topic.entry(pull.queue_id).or_default().push(Held { pull, ticket, deadline_ms });
         self.count.fetch_add(1, Ordering::SeqCst);
+        true
     }
 
     /// A message came. On the thread that dispatches.

@@ -4,6 +4,7 @@ pub mod config;
 pub mod conn;
 pub mod handle;
 pub mod hold;
+pub mod metrics;
 pub mod namesrv;
 pub mod run;
 pub mod server;

@@ -19,11 +19,12 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::config::{self, BrokerConf, FlushDiskType};
+use crate::config::{self, BrokerConf, FlushDiskType, MetricsExporterType};
 use crate::conn::Reply;
 use crate::handle::admin::ConfigAccess;
 use crate::handle::{BrokerService, Tuning, pull};
 use crate::hold::Holds;
+use crate::metrics::{self, Metrics};
 use crate::server::{self, Limits};
 
 /// How often pulls whose time is over are answered, and silent clients looked for.
@@ -40,9 +41,25 @@ pub struct Settings {
     pub region: String,
     pub admins: Box<dyn Fn(IpAddr) -> bool + Send + Sync>,
     pub config: ConfigAccess,
+    pub metrics: Metrics,
 }
 
 impl Settings {
+    /// A broker with everything as it is by default, on a free port of this machine alone.
+    pub fn at(root: &Path) -> Settings {
+        Settings {
+            store: StoreConfig::at(root),
+            broker: BrokerConfig::default(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            limits: Limits::default(),
+            tuning: Tuning::default(),
+            region: "DefaultRegion".into(),
+            admins: Box::new(|_| false),
+            config: ConfigAccess::default(),
+            metrics: Metrics::default(),
+        }
+    }
+
     /// What a configuration means.
     pub fn of(conf: &BrokerConf) -> Settings {
         let listen = SocketAddr::new(conf.bind_address, conf.listen_port);
@@ -68,6 +85,7 @@ impl Settings {
             index: conf.message_index_enable,
             flush,
             sync_flush_timeout_ms: conf.sync_flush_timeout,
+            append_timeout_ms: conf.os_page_cache_busy_time_out_mills.unsigned_abs(),
             max_body: conf.max_message_size,
             store_host: SocketAddr::new(advertised, conf.listen_port),
             retention: retention(conf),
@@ -96,6 +114,10 @@ impl Settings {
             *conf = changed;
             Ok(())
         };
+        let metrics_listen = (now.metrics_exporter_type == MetricsExporterType::Prom).then(|| {
+            let host = now.metrics_prom_exporter_host.unwrap_or(advertised);
+            SocketAddr::new(host, now.metrics_prom_exporter_port)
+        });
         Settings {
             store,
             broker: broker_config(&now),
@@ -110,6 +132,7 @@ impl Settings {
             region: now.region_id,
             admins: Box::new(move |ip| admins.contains(ip)),
             config: ConfigAccess::new(Box::new(all), Box::new(set)),
+            metrics: Metrics::new(metrics_listen, now.metrics_label.0),
         }
     }
 }
@@ -119,6 +142,9 @@ fn broker_config(conf: &BrokerConf) -> BrokerConfig {
         name: conf.broker_name.clone(),
         cluster: conf.broker_cluster_name.clone(),
         auto_create_topic: conf.auto_create_topic_enable,
+        trace_topic: conf.trace_topic_enable.then(|| conf.msg_trace_topic_name.clone()),
+        region: conf.region_id.clone(),
+        trace: conf.trace_on,
         auto_create_group: conf.auto_create_subscription_group,
         default_topic_queues: conf.default_topic_queue_nums,
         permission: conf.broker_permission,
@@ -155,6 +181,12 @@ fn tuning(conf: &BrokerConf) -> Tuning {
             bytes: conf.max_transfer_bytes_on_message_in_memory,
             ..ReadLimits::default()
         },
+        send_wait_ms: conf
+            .broker_fast_failure_enable
+            .then_some(conf.wait_time_mills_in_send_queue.unsigned_abs()),
+        send_capacity: conf.send_thread_pool_queue_capacity,
+        pull_capacity: conf.pull_thread_pool_queue_capacity,
+        notify_changes: conf.notify_consumer_ids_changed_enable,
         property_filter: conf.enable_property_filter,
     }
 }
@@ -192,7 +224,7 @@ pub fn open(
     settings: Settings,
     progress: &mut dyn FnMut(u64, u64),
 ) -> mq_store::Result<(Opened, SocketAddr, Limits)> {
-    let advertised = settings.store.store_host;
+    let (advertised, trace) = (settings.store.store_host, settings.broker.trace);
     let clock = Arc::new(SystemClock);
     let (store, report) = MessageStore::open_with(settings.store, Fs::default(), clock, progress)?;
     let store = Arc::new(store);
@@ -215,10 +247,15 @@ pub fn open(
         holds,
         advertised,
         admins: settings.admins,
+        trace,
         tuning: RwLock::new(settings.tuning),
         region: settings.region,
         config: settings.config,
+        metrics: settings.metrics,
     });
+    if service.metrics.listen.is_some() {
+        service.broker.stats().count_kinds();
+    }
     let asks = Arc::downgrade(&service);
     service.broker.on_check(Box::new(move |check| {
         if let Some(service) = asks.upgrade() {
@@ -233,6 +270,9 @@ pub struct Running {
     pub service: Arc<BrokerService>,
     /// Where it listens.
     pub addr: SocketAddr,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
+    watched: Option<JoinHandle<()>>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -256,12 +296,18 @@ pub async fn serve(
         }
         Err(e) => tracing::debug!("{e}"),
     }
+    let (mut metrics, mut watched) = (None, None);
+    if let Some(at) = service.metrics.listen {
+        let listener = server::bind(at, "metricsPromExporterHost, metricsPromExporterPort").await?;
+        metrics = Some(listener.local_addr()?);
+        watched = Some(tokio::spawn(metrics::http::serve(listener, service.clone())));
+    }
     service.broker.run_background().map_err(io::Error::other)?;
     tasks.push(every(EXPIRE_HOLDS, &service, stopped.clone(), |s| {
         s.holds.expire_step(s.broker.now_ms());
     }));
     tasks.push(every(EXPIRE_CLIENTS, &service, stopped, |s| s.expire_step()));
-    Ok(Running { service, addr, stop, tasks })
+    Ok(Running { service, addr, metrics, watched, stop, tasks })
 }
 
 fn every(
@@ -281,12 +327,18 @@ fn every(
 impl Running {
     /// Ends all connections, saves everything and closes the store.
     pub async fn stop(self) -> mq_store::Result<()> {
+        self.service.metrics.stopping();
         let _ = self.stop.send(true);
         for task in self.tasks {
             let _ = task.await;
         }
         let broker = self.service.broker.clone();
-        match tokio::task::spawn_blocking(move || broker.close()).await {
+        let closed = tokio::task::spawn_blocking(move || broker.close()).await;
+        // To the end it says that the broker is not ready.
+        if let Some(watched) = self.watched {
+            watched.abort();
+        }
+        match closed {
             Ok(closed) => closed,
             Err(e) => std::panic::resume_unwind(e.into_panic()),
         }

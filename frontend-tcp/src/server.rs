@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::conn::{Conn, Reply, Request};
+use crate::metrics::rpc::{Outcome, RpcLatencies};
 use crate::wire::codes::response;
 use crate::wire::command::{self, Command, Outgoing};
 use crate::wire::frame::{self, FrameLimits, Parsed};
@@ -32,6 +33,10 @@ const WRITE: usize = 256 << 10;
 pub trait Service: Send + Sync + 'static {
     /// Answers a request, on the connection's task: it must not block.
     fn handle(&self, conn: &Arc<Conn>, request: &Request<'_>) -> Reply;
+    /// Where the latencies of requests are counted, if they are.
+    fn latencies(&self) -> Option<&Arc<RpcLatencies>> {
+        None
+    }
     /// A connection ended.
     fn closed(&self, conn: &Arc<Conn>);
 }
@@ -87,7 +92,7 @@ pub async fn serve<S: Service>(
                 tokio::spawn(async move {
                     // Gone already, if it has no address.
                     let Ok(local) = stream.local_addr() else { return };
-                    let conn = Conn::new(peer, local);
+                    let conn = Conn::measured(peer, local, service.latencies().cloned());
                     let ended = Ended { service: &*service, conn: &conn, shared: &shared };
                     match run(stream, &conn, &*service, &shared, stop).await {
                         Ok(()) => tracing::debug!("{peer} left"),
@@ -151,13 +156,16 @@ async fn run<S: Service>(
                     return Ok(());
                 }
                 heard = Instant::now();
+                let mut read_at = heard;
                 wanted = loop {
-                    let wanted = handle_all(&mut buf, &mut out, conn, service, limits)?;
+                    let wanted = handle_all(&mut buf, read_at, &mut out, conn, service, limits)?;
                     if wanted > 0 {
                         break wanted;
                     }
-                    conn.drain(&mut out);
+                    conn.drain(&mut out, is_full);
                     write(&stream, &mut out, limits).await?;
+                    // How long the client took to read is no matter of ours.
+                    read_at = Instant::now();
                 };
             }
             () = conn.wake.notified() => {}
@@ -171,9 +179,14 @@ async fn run<S: Service>(
             }
             _ = stop.changed() => conn.close(),
         }
-        conn.drain(&mut out);
-        if !out.is_empty() {
-            write(&stream, &mut out, limits).await?;
+        loop {
+            let done = conn.drain(&mut out, is_full);
+            if !out.is_empty() {
+                write(&stream, &mut out, limits).await?;
+            }
+            if done {
+                break;
+            }
         }
         if conn.is_closing() {
             return Ok(());
@@ -203,10 +216,16 @@ fn poll_read(
     read
 }
 
+/// Enough to be written before anything is added.
+fn is_full(out: &Outgoing) -> bool {
+    out.bytes.len() > WRITE || out.slices.len() > 512
+}
+
 /// Handles the frames in `buf`. Returns the bytes wanted for the next one, or 0 if answers
 /// should be written first.
 fn handle_all<S: Service>(
     buf: &mut BytesMut,
+    read_at: Instant,
     out: &mut Outgoing,
     conn: &Arc<Conn>,
     service: &S,
@@ -226,14 +245,24 @@ fn handle_all<S: Service>(
         if head.is_response() {
             conn.answered(&head, frame.body);
         } else {
-            let request = Request { head: &head, body: frame.body, encoding: frame.encoding };
+            let (body, encoding, read_at) = (frame.body, frame.encoding, read_at.into_std());
+            let request = Request { head: &head, body, encoding, read_at };
+            let measured = conn.latencies.as_deref().map(|all| (all, Instant::now()));
             let reply = service.handle(conn, &request);
-            if let (Reply::Now(command), false) = (reply, head.is_one_way()) {
-                command.encode_response(head.opaque, frame.encoding, out);
+            let one_way = head.is_one_way();
+            if let Reply::Now(command) = reply {
+                if let Some((latencies, since)) = measured {
+                    let (request, response) = (head.code, command.code);
+                    let outcome = Outcome { request, response, held: false, one_way };
+                    latencies.add(outcome, since.elapsed());
+                }
+                if !one_way {
+                    command.encode_response(head.opaque, frame.encoding, out);
+                }
             }
         }
         buf.advance(total);
-        if out.bytes.len() > WRITE || out.slices.len() > 512 {
+        if is_full(out) {
             return Ok(0);
         }
     }

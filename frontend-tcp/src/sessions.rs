@@ -230,6 +230,11 @@ impl Sessions {
         tables.producers.get(group).map(|m| m.values().cloned().collect()).unwrap_or_default()
     }
 
+    /// All consumer groups with members.
+    pub fn all_consumers(&self) -> BTreeMap<String, ConsumerGroup> {
+        self.lock().consumers.iter().map(|(name, group)| (name.clone(), group.clone())).collect()
+    }
+
     /// All producer groups with their members.
     pub fn all_producers(&self) -> BTreeMap<String, Vec<Member>> {
         let tables = self.lock();

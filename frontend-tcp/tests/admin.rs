@@ -371,7 +371,12 @@ async fn who_is_elsewhere_may_look_and_not_change() {
     let running = start_with(settings).await;
     let ask = |peer: &str, code: i32, body: &str| {
         let head = Head { code, ..Head::default() };
-        let request = Request { head: &head, body: body.as_bytes(), encoding: Encoding::Json };
+        let request = Request {
+            head: &head,
+            body: body.as_bytes(),
+            encoding: Encoding::Json,
+            read_at: std::time::Instant::now(),
+        };
         match running
             .service
             .handle(&Conn::new(peer.parse().unwrap(), "10.0.0.1:10911".parse().unwrap()), &request)

@@ -359,7 +359,12 @@ async fn who_may_change_something() {
         let conn = Conn::new(peer.parse().unwrap(), "192.0.2.7:9876".parse().unwrap());
         let refused = |code| {
             let head = Head { code, ..Head::default() };
-            let request = Request { head: &head, body: b"", encoding: Encoding::Json };
+            let request = Request {
+                head: &head,
+                body: b"",
+                encoding: Encoding::Json,
+                read_at: std::time::Instant::now(),
+            };
             match served.server.handle(&conn, &request) {
                 Reply::Now(c) if c.code == response::NO_PERMISSION => {
                     assert!(c.remark.unwrap().contains("adminAllowedAddresses"));

@@ -10,11 +10,13 @@ public final class Interop {
         Consuming.scenarios(known); // the slow ones first: they wait while others work
         Sending.scenarios(known);
         Admin.scenarios(known);
+        Operating.standard(known);
         Versioned.scenarios(known);
         Set<String> standard = new LinkedHashSet<>(known.keySet());
         Load.scenarios(known);
         Servers.scenarios(known);
         Fixtures.scenarios(known);
+        Operating.scenarios(known);
 
         List<String> wanted = new ArrayList<>();
         for (String name : Arrays.asList(args).subList(2, args.length)) {

@@ -8,6 +8,7 @@ final class Servers {
     static void scenarios(Map<String, Kit.Scenario> into) {
         into.put("name-servers", Servers::nameServers);
         into.put("store-exchange", Servers::storeExchange);
+        into.put("inspect-repair", Servers::inspectRepair);
     }
 
     /** Each "address=brokers" of -Dservers is a name server with as many brokers, of whatever make. */
@@ -65,6 +66,101 @@ final class Servers {
 
     /** 4.5.2 does not save, as it stops, which delayed messages it delivered in the last 10 s. */
     private static final boolean FORGETFUL = Boolean.getBoolean("forgetful");
+
+    /**
+     * A store of Java's broker is damaged in many places and repaired: both brokers serve every message that is intact, in
+     * its place, and go on. -Dfirst and -Dsecond are nodes of ours and of Java's, which share -Dstore; -Dinspect is the tool.
+     */
+    private static void inspectRepair(Kit outer) throws Exception {
+        String topic = outer.name("topic"), ours = System.getProperty("first"), java = System.getProperty("second");
+        List<SendResult> sent = new ArrayList<>();
+        Set<String> intact = new TreeSet<>();
+        Kit.node(java, "start");
+        try (Kit kit = new Kit(outer.scenario)) {
+            kit.brokers();
+            kit.topic(topic, 4);
+            Kit.eventually(30, "the topic", () -> kit.admin().examineTopicStats(topic));
+            DefaultMQProducer producer = kit.producer();
+            for (int i = 0; i < 5000; i++) {
+                sent.add(producer.send(Kit.message(topic, "t", "k" + i, i + " " + "z".repeat(3400))));
+            }
+            kit.everything(topic);
+        }
+        Kit.node(java, "stop");
+        Set<Integer> lost = new TreeSet<>(List.of(0, 500, 1000, 1001, 1500, 1501, 1502, 2000, 2004, 4900));
+        damage(sent.get(0), 20, new byte[] {1, 2, 3}); // the queue offset
+        damage(sent.get(500), 1000, new byte[] {7}); // in the body
+        damage(sent.get(1000), 4, new byte[] {0}); // the magic number
+        damage(sent.get(1001), 0, new byte[] {0x7f}); // the size
+        damage(sent.get(1500), 2, new byte[9_000]); // over into the third
+        damage(sent.get(2000), 300, new byte[] {7});
+        damage(sent.get(2004), 86, new byte[] {0x7f, 0x7f}); // the body's length
+        damage(sent.get(4900), 4, new byte[] {1}); // in the second file
+        for (int i = 0; i < sent.size(); i++) {
+            if (!lost.contains(i)) {
+                intact.add(sent.get(i).getMessageQueue().getQueueId() + ":" + sent.get(i).getQueueOffset() + " " + i);
+            }
+        }
+        Kit.equal(1, inspect("verify"), "exit code of verify");
+        Kit.equal(1, inspect("repair", "--dry-run"), "exit code of repair --dry-run");
+        Kit.equal(0, inspect("repair"), "exit code of repair");
+        int more = 0;
+        for (String node : List.of(java, ours, java)) {
+            Kit.node(node, "start");
+            try (Kit kit = new Kit(outer.scenario)) {
+                kit.brokers();
+                Kit.eventually(30, "the topic", () -> kit.admin().examineTopicStats(topic));
+                Kit.sameSet(intact, pulled(kit, topic), "served by " + node);
+                DefaultMQProducer producer = kit.producer();
+                for (int i : new int[] {1, 499, 501, 1503, 2005, 4901, 4999}) {
+                    Kit.eventually(10, "message by key k" + i, () -> producer.queryMessage(topic, "k" + i, 10, 0, Long.MAX_VALUE).getMessageList());
+                }
+                for (int i = 0; i < 40; i++, more++) {
+                    SendResult result = producer.send(Kit.message(topic, "t", "more" + more, "more" + more + " "));
+                    intact.add(result.getMessageQueue().getQueueId() + ":" + result.getQueueOffset() + " more" + more);
+                }
+                Kit.sameSet(intact, pulled(kit, topic), "served by " + node + " with new ones");
+            }
+            Kit.node(node, "stop");
+            Kit.equal(0, inspect("verify"), "exit code of verify behind " + node);
+        }
+    }
+
+    /** Overwrites some bytes of a message in the log. */
+    private static void damage(SendResult sent, int at, byte[] with) throws Exception {
+        long position = Long.parseLong(sent.getOffsetMsgId().substring(16), 16), length = 16_777_216, place = position % length;
+        try (var file = new java.io.RandomAccessFile(String.format("%s/commitlog/%020d", System.getProperty("store"), position - place), "rw")) {
+            file.seek(place + at);
+            file.write(with);
+        }
+    }
+
+    private static int inspect(String... arguments) throws Exception {
+        List<String> command = new ArrayList<>(List.of(System.getProperty("inspect"), System.getProperty("store")));
+        command.addAll(List.of(arguments));
+        java.io.File log = new java.io.File(System.getProperty("store") + "-inspect.log");
+        return new ProcessBuilder(command).redirectErrorStream(true)
+            .redirectOutput(ProcessBuilder.Redirect.appendTo(log)).start().waitFor();
+    }
+
+    /** "queue:offset number" of all that a topic gives. */
+    private static Set<String> pulled(Kit kit, String topic) throws Exception {
+        Set<String> all = new TreeSet<>();
+        var consumer = kit.pull(kit.name("reader") + System.nanoTime());
+        for (MessageQueue queue : Kit.eventually(20, "queues of " + topic, () -> consumer.fetchSubscribeMessageQueues(topic))) {
+            long next = consumer.minOffset(queue), end = consumer.maxOffset(queue);
+            while (next < end) {
+                var result = consumer.pull(queue, "*", next, 32);
+                for (MessageExt m : result.getMsgFoundList() == null ? List.<MessageExt>of() : result.getMsgFoundList()) {
+                    Kit.equal(topic, m.getTopic(), "topic");
+                    all.add(m.getQueueId() + ":" + m.getQueueOffset() + " " + Kit.text(m).split(" ")[0]);
+                }
+                Kit.check(result.getNextBeginOffset() > next, "%s at %s: %s", queue, next, result);
+                next = result.getNextBeginOffset();
+            }
+        }
+        return all;
+    }
 
     private static final class Ledger {
         final String topic, group;

@@ -1,9 +1,9 @@
 //! mq-bench as a user runs it, against a server that answers at once and keeps nothing.
 #![allow(clippy::unwrap_used, reason = "a test helper that fails is a failed test")]
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::thread;
 
 use mq_broker::wire::frame::{FrameLimits, Parsed, parse};
@@ -92,6 +92,62 @@ fn a_broker_that_is_not_there_is_told() {
     assert_eq!(done.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&done.stderr).contains("cannot reach 127.0.0.1:1"), "{done:?}");
     assert_eq!(mq_bench("send --size 0").status.code(), Some(2));
+}
+
+/// Ends the process that serves.
+struct Floor(std::process::Child);
+
+impl Drop for Floor {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn the_floor_serves_every_mode() {
+    let mut floor = Command::new(env!("CARGO_BIN_EXE_mq-bench"));
+    floor.args(["floor", "--listen", "127.0.0.1:0", "--size", "1000"]).stdout(Stdio::piped());
+    let mut floor = Floor(floor.spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(floor.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let to = format!(
+        "--broker {} --pid {} --json",
+        line.trim().rsplit_once(' ').unwrap().1,
+        floor.0.id()
+    );
+    let well = |line: &str| {
+        let done = mq_bench(&format!("{line} {to}"));
+        assert_eq!(done.status.code(), Some(0), "{line}: {done:?}");
+        json(&done)
+    };
+    assert_eq!(well("send --count 3000")["messages"], 3000);
+    assert_eq!(well("send --count 3000 --binary --topics 3")["messages"], 3000);
+    let consumed = well("consume --count 3200");
+    assert!(
+        consumed["messages"].as_u64() >= Some(3200) && consumed["bytes"].as_u64() > Some(3_200_000)
+    );
+    let e2e = well("e2e --rate 500 --duration 400ms --warmup 100ms");
+    assert!(e2e["messages"].as_u64() >= Some(190) && e2e["missing"] == 0, "{e2e}");
+    assert_eq!(well("idle --connections 50 --duration 1ms")["connections"], 50);
+}
+
+#[test]
+fn a_rate_is_kept() {
+    let addr = serve(usize::MAX);
+    let done = mq_bench(&format!("send --broker {addr} --rate 1000 --duration 500ms --json"));
+    let sent = json(&done)["messages"].as_u64().unwrap();
+    assert!((100..=500).contains(&sent), "{done:?}");
+}
+
+#[test]
+fn disks() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().to_str().unwrap();
+    let told = json(&mq_bench(&format!("disk --dir {dir} --duration 50ms --json")));
+    assert!(told["appendSyncsPerSecond"].as_f64() > Some(0.0), "{told}");
+    assert_eq!(std::fs::read_dir(dir).unwrap().count(), 0);
+    assert_eq!(mq_bench("disk --dir /proc").status.code(), Some(2));
 }
 
 /// What the tool itself can do: `cargo test --release -p mq-tools --test mq_bench -- --ignored

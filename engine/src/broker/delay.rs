@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Broker;
 use super::persist::ConfigFile;
+use super::stats::Kind;
 use crate::codec::properties::{self, name};
 use crate::codec::queue_unit::Unit;
 use crate::codec::record::Message;
@@ -160,12 +161,15 @@ impl Broker {
             );
             return Ok(());
         }
-        self.append(&[Message {
-            topic,
-            queue_id,
-            prepared_transaction_offset: record.prepared_transaction_offset(),
-            ..record.message()
-        }])?;
+        self.append(
+            Kind::Delay,
+            &[Message {
+                topic,
+                queue_id,
+                prepared_transaction_offset: record.prepared_transaction_offset(),
+                ..record.message()
+            }],
+        )?;
         Ok(())
     }
 

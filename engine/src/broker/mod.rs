@@ -6,6 +6,7 @@ pub mod consume;
 pub mod delay;
 pub mod filter;
 pub mod groups;
+pub mod lag;
 pub mod locks;
 pub mod names;
 pub mod offsets;
@@ -41,6 +42,12 @@ pub struct BrokerConfig {
     pub cluster: String,
     /// Topics are made when first sent to (`autoCreateTopicEnable`).
     pub auto_create_topic: bool,
+    /// A topic for message traces that is there from the start (`traceTopicEnable`,
+    /// `msgTraceTopicName`).
+    pub trace_topic: Option<String>,
+    /// `regionId` and `traceOn`, written into messages: consumers trace by them.
+    pub region: String,
+    pub trace: bool,
     /// Groups are made when first seen (`autoCreateSubscriptionGroup`).
     pub auto_create_group: bool,
     /// Queues of a topic that is auto-created, at most (`defaultTopicQueueNums`).
@@ -70,6 +77,9 @@ impl Default for BrokerConfig {
             name: "broker-a".into(),
             cluster: "DefaultCluster".into(),
             auto_create_topic: true,
+            trace_topic: None,
+            region: "DefaultRegion".into(),
+            trace: true,
             auto_create_group: true,
             default_topic_queues: 8,
             permission: perm::READ | perm::WRITE,
@@ -199,8 +209,16 @@ impl Broker {
         let old = self.config();
         let (name, cluster) = (old.name.clone(), old.cluster.clone());
         let config = BrokerConfig { name, cluster, ..config };
+        let permission_changed = config.permission != old.permission;
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
         self.make_system_topics();
+        if permission_changed {
+            // Name servers take in topics of another version only.
+            self.topics.next_version(self.now_ms());
+            if let Some(changed) = self.on_topics_changed.get() {
+                changed();
+            }
+        }
     }
     pub fn topics(&self) -> &Topics {
         &self.topics

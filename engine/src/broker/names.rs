@@ -53,6 +53,7 @@ pub fn system_topics(config: &BrokerConfig) -> Vec<TopicConfig> {
         template(&config.cluster, 16),
         template(&config.name, 1),
     ];
+    topics.extend(config.trace_topic.as_ref().map(|name| TopicConfig::new(name, 1)));
     if config.auto_create_topic {
         topics.push(template(DEFAULT_TOPIC, config.default_topic_queues));
     }

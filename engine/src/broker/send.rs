@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use super::names::{self, DLQ_PREFIX, RETRY_PREFIX};
+use super::stats::Kind;
 use super::topics::{TopicConfig, perm};
 use super::{Broker, Refusal};
 use crate::codec::properties::{self, name};
@@ -63,6 +64,8 @@ struct Known<'a> {
     transaction: bool,
     timer: bool,
     cluster: bool,
+    region: bool,
+    fifo: bool,
 }
 
 impl<'a> Known<'a> {
@@ -74,11 +77,22 @@ impl<'a> Known<'a> {
                 name::WAIT => known.no_wait = value == "false",
                 name::TRAN_MSG => known.transaction = value.eq_ignore_ascii_case("true"),
                 name::CLUSTER => known.cluster = true,
+                name::MSG_REGION => known.region = true,
+                "__SHARDINGKEY" => known.fifo = true,
                 "TIMER_DELAY_SEC" | "TIMER_DELAY_MS" | "TIMER_DELIVER_MS" => known.timer = true,
                 _ => {}
             }
         }
         known
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Known { transaction: true, .. } => Kind::Transaction,
+            Known { fifo: true, .. } => Kind::Fifo,
+            Known { delay: Some(_), .. } => Kind::Delay,
+            _ => Kind::Normal,
+        }
     }
 }
 
@@ -109,6 +123,9 @@ impl Broker {
             if m.reconsume_times > max {
                 dlq = self.dead_letters(group)?;
                 (target, target_queue, level) = (&dlq.topic_name, 0, 0);
+                let origin = properties::get(m.properties.as_bytes(), name::RETRY_TOPIC);
+                let counters = self.stats.group(group, origin.unwrap_or(m.topic));
+                counters.dead.fetch_add(1, Ordering::Relaxed);
             }
         }
 
@@ -120,18 +137,15 @@ impl Broker {
         if may_wait {
             (properties, target_queue) = {
                 let (mut text, queue) = self.delayed(text, target, target_queue, level);
-                if !known.cluster {
-                    properties::push(&mut text, name::CLUSTER, &self.config().cluster);
-                }
+                self.stamp(&mut text, &known);
                 (text, queue)
             };
             text = &properties;
             target = SCHEDULE_TOPIC;
-        } else if !known.cluster {
-            // Those who reply to a message find their way by it.
-            let mut with = Vec::with_capacity(text.len() + 32);
+        } else if !known.cluster || !known.region {
+            let mut with = Vec::with_capacity(text.len() + 80);
             with.extend_from_slice(text);
-            properties::push(&mut with, name::CLUSTER, &self.config().cluster);
+            self.stamp(&mut with, &known);
             properties = with;
             text = &properties;
         }
@@ -147,7 +161,8 @@ impl Broker {
             body: m.body,
             properties: text,
         };
-        let appended = if half { self.put_half(&message)? } else { self.append(&[message])? };
+        let appended =
+            if half { self.put_half(&message)? } else { self.append(known.kind(), &[message])? };
         let physical_offsets = vec![appended.physical_offset];
         Ok(Sent { appended, queue_id, physical_offsets, wait: !known.no_wait })
     }
@@ -189,7 +204,7 @@ impl Broker {
         if messages.is_empty() {
             return Err(malformed());
         }
-        let appended = self.append(&messages)?;
+        let appended = self.append(Known::of(m.properties).kind(), &messages)?;
         let host = self.store.log().store_host();
         let mut at = appended.physical_offset;
         let physical_offsets = messages
@@ -202,6 +217,19 @@ impl Broker {
             .collect();
         let wait = !Known::of(m.properties).no_wait;
         Ok(Sent { appended, queue_id, physical_offsets, wait })
+    }
+
+    /// Writes into a message where it came in: those who reply find their way by it, and
+    /// consumers trace only what says its region.
+    fn stamp(&self, text: &mut Vec<u8>, known: &Known<'_>) {
+        let config = self.config();
+        if !known.cluster {
+            properties::push(text, name::CLUSTER, &config.cluster);
+        }
+        if !known.region {
+            properties::push(text, name::MSG_REGION, &config.region);
+            properties::push(text, name::TRACE_ON, if config.trace { "true" } else { "false" });
+        }
     }
 
     fn sys_flag(&self, of_message: i32, topic: &TopicConfig) -> i32 {
@@ -322,26 +350,31 @@ impl Broker {
             (text, queue_id) = self.delayed(&text, &retry.topic_name, queue, level);
             topic = SCHEDULE_TOPIC;
         }
-        let appended = self.append(&[Message {
-            topic,
-            queue_id,
-            reconsume_times: times.saturating_add(1),
-            properties: &text,
-            ..record.message()
-        }])?;
+        let appended = self.append(
+            Kind::Delay,
+            &[Message {
+                topic,
+                queue_id,
+                reconsume_times: times.saturating_add(1),
+                properties: &text,
+                ..record.message()
+            }],
+        )?;
         let origin = properties::get(&text, name::RETRY_TOPIC).unwrap_or(record.topic());
-        self.stats.group(group, origin).sent_back.add(1, 0);
+        let counters = self.stats.group(group, origin);
+        counters.sent_back.add(1, 0);
+        counters.dead.fetch_add(u64::from(topic != SCHEDULE_TOPIC), Ordering::Relaxed);
         Ok(Some(appended))
     }
 
     /// Appends messages of one topic and queue, and counts them.
-    pub(super) fn append(&self, messages: &[Message<'_>]) -> StoreResult<Appended> {
+    pub(super) fn append(&self, kind: Kind, messages: &[Message<'_>]) -> StoreResult<Appended> {
         let start = Instant::now();
         let appended = self.store.append_all(messages);
         match (&appended, messages) {
             (Ok(at), [first, ..]) => {
                 let (count, bytes) = (messages.len() as u64, at.end - at.physical_offset);
-                self.stats.put(first.topic, count, bytes, start.elapsed());
+                self.stats.put(first.topic, kind, count, bytes, start.elapsed());
             }
             _ => self.stats.failed_puts.add(1, 0),
         }

@@ -4,7 +4,7 @@
 //! does, and rates are differences of samples. All is lost with the process.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -24,6 +24,11 @@ const LATENCIES_US: [u64; 20] = [
     20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000,
     1_000_000, 2_000_000, 3_000_000, 4_000_000, 5_000_000, 10_000_000,
 ];
+
+/// Upper bounds of the classes of message sizes (bytes of a record), as 5.x's metrics have them.
+pub const SIZES: [u64; 6] = [1 << 10, 4 << 10, 512 << 10, 1 << 20, 2 << 20, 4 << 20];
+/// Upper bounds of the classes of ages at which transactions are committed, s.
+pub const COMMIT_AGES_S: [u64; 6] = [5, 60, 600, 3_600, 43_200, 86_400];
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -145,9 +150,75 @@ impl<V: Default> Table<V> {
     fn remove(&self, name: &str) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
+    fn all(&self) -> Vec<(Arc<str>, Arc<V>)> {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
     fn for_each(&self, mut visit: impl FnMut(&V)) {
         self.0.read().unwrap_or_else(PoisonError::into_inner).values().for_each(|v| visit(v));
     }
+}
+
+/// Values by class, for `N` bounds and what is above them.
+#[derive(Debug)]
+pub struct Histogram<const N: usize> {
+    classes: [AtomicU64; N],
+    above: AtomicU64,
+    sum: AtomicU64,
+}
+
+impl<const N: usize> Default for Histogram<N> {
+    fn default() -> Self {
+        let classes = std::array::from_fn(|_| AtomicU64::new(0));
+        Histogram { classes, above: AtomicU64::new(0), sum: AtomicU64::new(0) }
+    }
+}
+
+impl<const N: usize> Histogram<N> {
+    /// Counts a value in the first class whose bound it does not exceed.
+    pub fn add(&self, bounds: &[u64; N], value: u64) {
+        let class = bounds.partition_point(|bound| *bound < value);
+        self.classes.get(class).unwrap_or(&self.above).fetch_add(1, Relaxed);
+        self.sum.fetch_add(value, Relaxed);
+    }
+
+    /// How many values are in each class and above all, and their sum.
+    pub fn total(&self) -> ([u64; N], u64, u64) {
+        let classes = std::array::from_fn(|n| self.classes[n].load(Relaxed));
+        (classes, self.above.load(Relaxed), self.sum.load(Relaxed))
+    }
+}
+
+/// What kind of message, as 5.x's metrics tell them apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    #[default]
+    Normal = 0,
+    Fifo = 1,
+    Delay = 2,
+    Transaction = 3,
+}
+
+/// Messages of one kind that came to a topic.
+#[derive(Debug, Default)]
+pub struct KindCounters {
+    pub messages: AtomicU64,
+    pub bytes: AtomicU64,
+    /// A batch counts as one message of the average size.
+    pub sizes: Histogram<6>,
+}
+
+/// A topic.
+#[derive(Debug, Default)]
+pub struct TopicCounters {
+    /// Messages that were stored in it.
+    pub puts: Counter,
+    /// The same by [`Kind`]; counted only if [`Stats::count_kinds`] says so.
+    pub kinds: [KindCounters; 4],
+    /// Transactions that were committed to it, how old they were, and those rolled back.
+    pub commits: AtomicU64,
+    pub commit_ages: Histogram<6>,
+    pub rollbacks: AtomicU64,
 }
 
 /// A group in a topic.
@@ -159,6 +230,32 @@ pub struct GroupCounters {
     pub latency: Counter,
     /// Messages that consumers gave back.
     pub sent_back: Counter,
+    /// Messages that went to the group's dead letters.
+    pub dead: AtomicU64,
+    /// From where each queue was pulled last; below 0: it was not.
+    pulled: RwLock<Vec<AtomicI64>>,
+}
+
+impl GroupCounters {
+    /// A pull from `offset` came.
+    pub fn pulled_from(&self, queue_id: i32, offset: i64) {
+        let Ok(queue) = usize::try_from(queue_id) else { return };
+        let store = |all: &Vec<AtomicI64>| all.get(queue).map(|p| p.store(offset, Relaxed));
+        let known = store(&self.pulled.read().unwrap_or_else(PoisonError::into_inner));
+        if known.is_none() {
+            let mut all = self.pulled.write().unwrap_or_else(PoisonError::into_inner);
+            let len = all.len().max(queue + 1);
+            all.resize_with(len, || AtomicI64::new(-1));
+            store(&all);
+        }
+    }
+
+    /// From where a queue was pulled last.
+    pub fn pull_offset(&self, queue_id: i32) -> Option<i64> {
+        let all = self.pulled.read().unwrap_or_else(PoisonError::into_inner);
+        let offset = all.get(usize::try_from(queue_id).ok()?)?.load(Relaxed);
+        (offset >= 0).then_some(offset)
+    }
 }
 
 /// Totals as the day began, today and yesterday: messages put, messages given.
@@ -191,8 +288,9 @@ pub struct Stats {
     put_classes: [AtomicU64; LATENCIES_US.len() + 1],
     put_max_us: AtomicU64,
     get_max_us: AtomicU64,
-    topics: Table<Counter>,
+    topics: Table<TopicCounters>,
     groups: Table<Table<GroupCounters>>,
+    counts_kinds: AtomicBool,
     steps: Mutex<Steps>,
 }
 
@@ -201,15 +299,40 @@ impl Stats {
         Stats { started_ms, ..Stats::default() }
     }
 
+    /// Counts what comes also by kind and size, from now on.
+    pub fn count_kinds(&self) {
+        self.counts_kinds.store(true, Relaxed);
+    }
+
     /// Messages came to a topic.
-    pub(super) fn put(&self, topic: &str, messages: u64, bytes: u64, took: Duration) {
+    pub(super) fn put(&self, topic: &str, kind: Kind, messages: u64, bytes: u64, took: Duration) {
         let us = micros(took);
         self.put_classes[LATENCIES_US.partition_point(|bound| *bound <= us)].fetch_add(1, Relaxed);
         if us > self.put_max_us.load(Relaxed) {
             self.put_max_us.fetch_max(us, Relaxed);
         }
         self.puts.add(messages, bytes);
-        self.topics.get_or_make(topic).add(messages, bytes);
+        let topic = self.topics.get_or_make(topic);
+        topic.puts.add(messages, bytes);
+        if self.counts_kinds.load(Relaxed) {
+            let kind = &topic.kinds[kind as usize];
+            kind.messages.fetch_add(messages, Relaxed);
+            kind.bytes.fetch_add(bytes, Relaxed);
+            kind.sizes.add(&SIZES, bytes / messages.max(1));
+        }
+    }
+
+    /// A transaction that was `age_ms` old was committed to a topic, or (without an age) rolled
+    /// back.
+    pub(super) fn ended(&self, topic: &str, age_ms: Option<i64>) {
+        let topic = self.topics.get_or_make(topic);
+        match age_ms {
+            Some(age) => {
+                topic.commits.fetch_add(1, Relaxed);
+                topic.commit_ages.add(&COMMIT_AGES_S, u64::try_from(age / 1000).unwrap_or(0));
+            }
+            None => drop(topic.rollbacks.fetch_add(1, Relaxed)),
+        }
     }
 
     /// A pull ended.
@@ -236,9 +359,22 @@ impl Stats {
         self.groups.get(topic)?.get(group)
     }
 
-    /// The counter of what came to a topic, if anything did.
-    pub fn find_topic(&self, topic: &str) -> Option<Arc<Counter>> {
+    /// The counters of a topic, if anything came to it.
+    pub fn find_topic(&self, topic: &str) -> Option<Arc<TopicCounters>> {
         self.topics.get(topic)
+    }
+
+    /// All topics to which anything came.
+    pub fn topics(&self) -> Vec<(Arc<str>, Arc<TopicCounters>)> {
+        self.topics.all()
+    }
+
+    /// All groups that ever pulled, by topic: topic, group, counters.
+    pub fn groups(&self) -> Vec<(Arc<str>, Arc<str>, Arc<GroupCounters>)> {
+        let of_topic = |(topic, groups): (Arc<str>, Arc<Table<GroupCounters>>)| {
+            groups.all().into_iter().map(move |(group, counters)| (topic.clone(), group, counters))
+        };
+        self.groups.all().into_iter().flat_map(of_topic).collect()
     }
 
     pub(super) fn forget_topic(&self, topic: &str) {
@@ -292,7 +428,7 @@ impl Stats {
         }
         let sample = |counter: &Counter| counter.sample(now_ms, steps.count);
         [&self.puts, &self.failed_puts, &self.gets, &self.misses].into_iter().for_each(sample);
-        self.topics.for_each(sample);
+        self.topics.for_each(|topic| sample(&topic.puts));
         self.groups.for_each(|of_topic| {
             of_topic.for_each(|g| [&g.gets, &g.latency, &g.sent_back].into_iter().for_each(sample));
         });
@@ -315,9 +451,9 @@ mod tests {
     #[test]
     fn rates_are_differences_of_samples() {
         let stats = Stats::new(0);
-        let put = |n| stats.put("T", n, n * 100, Duration::from_micros(30));
+        let put = |n| stats.put("T", Kind::Normal, n, n * 100, Duration::from_micros(30));
         put(2);
-        let topic = stats.find_topic("T").unwrap();
+        let topic = &stats.find_topic("T").unwrap().puts;
         assert_eq!(topic.rates(Span::Minute, |s| s.value), Rates::default(), "no sample yet");
         let day = 86_400_000;
         for step in 0..3 * HOUR as i64 {
@@ -339,11 +475,43 @@ mod tests {
     }
 
     #[test]
+    fn kinds_and_sizes_are_counted_when_asked_for() {
+        let stats = Stats::new(0);
+        let put = |bytes| stats.put("T", Kind::Delay, 2, bytes, Duration::ZERO);
+        put(10);
+        stats.count_kinds();
+        put(2048);
+        put(2050);
+        put(100 << 20);
+        let topic = stats.find_topic("T").unwrap();
+        let delayed = &topic.kinds[Kind::Delay as usize];
+        assert_eq!(delayed.messages.load(Relaxed), 6);
+        let sum = 1024 + 1025 + (50 << 20);
+        assert_eq!(delayed.sizes.total(), ([1, 1, 0, 0, 0, 0], 1, sum), "a bound is in its class");
+        stats.ended("T", Some(61_000));
+        stats.ended("T", None);
+        assert_eq!(topic.commit_ages.total(), ([0, 0, 1, 0, 0, 0], 0, 61));
+        assert_eq!((topic.commits.load(Relaxed), topic.rollbacks.load(Relaxed)), (1, 1));
+        let group = stats.group("G", "T");
+        assert_eq!(group.pull_offset(3), None);
+        group.pulled_from(3, 7);
+        group.pulled_from(-1, 9);
+        assert_eq!((group.pull_offset(3), group.pull_offset(2)), (Some(7), None));
+        assert_eq!((stats.groups().len(), stats.topics().len()), (1, 1));
+    }
+
+    #[test]
     fn latencies() {
         let stats = Stats::new(0);
         assert_eq!(stats.put_latency_of(0.99), Duration::ZERO);
         for n in 0..1000 {
-            stats.put("T", 1, 1, Duration::from_micros(if n < 995 { 60 } else { 12_000 }));
+            stats.put(
+                "T",
+                Kind::Normal,
+                1,
+                1,
+                Duration::from_micros(if n < 995 { 60 } else { 12_000 }),
+            );
         }
         assert_eq!(stats.put_latency_of(0.99), Duration::from_micros(100));
         assert_eq!(stats.put_latency_of(0.999), Duration::from_micros(12_000));

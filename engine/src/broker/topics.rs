@@ -175,6 +175,12 @@ impl Topics {
         Some(removed)
     }
 
+    /// Another version of the same topics: what is told of them has changed.
+    pub(super) fn next_version(&self, now_ms: i64) {
+        let _table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        self.changed(now_ms);
+    }
+
     /// Under the table's lock, so that a version belongs to one content.
     fn changed(&self, now_ms: i64) {
         self.version.lock().unwrap_or_else(PoisonError::into_inner).next(now_ms);

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::names::{CHECK_MAX_TIME_TOPIC, HALF_TOPIC, OP_TOPIC, TRANS_GROUP};
+use super::stats::Kind;
 use super::topics::TopicConfig;
 use super::{Broker, Refusal, names};
 use crate::codec::properties::{self, name};
@@ -170,6 +171,20 @@ impl Broker {
         self.transactions.lock().open.len()
     }
 
+    /// The same by the topic that they are meant for.
+    pub fn open_transactions_by_topic(&self) -> BTreeMap<String, u64> {
+        let state = self.transactions.lock();
+        let positions: Vec<u64> = state.open.values().map(|open| open.physical_offset).collect();
+        drop(state);
+        let mut by_topic = BTreeMap::new();
+        for half in positions.into_iter().filter_map(|at| self.half_at(at)) {
+            if let Some(half) = as_record(&half) {
+                *by_topic.entry(real_place(&half).0.to_owned()).or_default() += 1;
+            }
+        }
+        by_topic
+    }
+
     fn half_at(&self, physical_offset: u64) -> Option<Slice> {
         let slice = self.store.log().record_at(physical_offset)?;
         as_record(&slice).is_some_and(|r| r.topic() == HALF_TOPIC).then_some(slice)
@@ -195,7 +210,8 @@ impl Broker {
         half: Message<'_>,
         origin: Option<u64>,
     ) -> Result<Appended> {
-        let appended = self.append(&[Message { topic: HALF_TOPIC, queue_id: 0, ..half }])?;
+        let appended =
+            self.append(Kind::Transaction, &[Message { topic: HALF_TOPIC, queue_id: 0, ..half }])?;
         let at = appended.queue_offset;
         state.came(at, appended.physical_offset, origin.unwrap_or(at));
         Ok(appended)
@@ -222,18 +238,21 @@ impl Broker {
     fn settle(&self, state: &mut State, queue_offset: u64) -> Result<Appended> {
         let mut text = Vec::new();
         properties::push(&mut text, name::TAGS, "d");
-        let appended = self.append(&[Message {
-            topic: OP_TOPIC,
-            queue_id: 0,
-            flag: 0,
-            sys_flag: 0,
-            born_timestamp: self.now_ms(),
-            born_host: self.store.log().store_host(),
-            reconsume_times: 0,
-            prepared_transaction_offset: 0,
-            body: queue_offset.to_string().as_bytes(),
-            properties: &text,
-        }])?;
+        let appended = self.append(
+            Kind::Normal,
+            &[Message {
+                topic: OP_TOPIC,
+                queue_id: 0,
+                flag: 0,
+                sys_flag: 0,
+                born_timestamp: self.now_ms(),
+                born_host: self.store.log().store_host(),
+                reconsume_times: 0,
+                prepared_transaction_offset: 0,
+                body: queue_offset.to_string().as_bytes(),
+                properties: &text,
+            }],
+        )?;
         state.op(appended.queue_offset, queue_offset);
         state.settled(queue_offset);
         Ok(appended)
@@ -264,16 +283,22 @@ impl Broker {
             let mut text = half.properties().to_vec();
             properties::remove(&mut text, name::REAL_TOPIC);
             properties::remove(&mut text, name::REAL_QID);
-            self.append(&[Message {
-                topic,
-                queue_id,
-                sys_flag: half.sys_flag() & !sys_flag::TRANSACTION | sys_flag::COMMIT,
-                prepared_transaction_offset: end.physical_offset,
-                properties: &text,
-                ..half.message()
-            }])?;
+            self.append(
+                Kind::Transaction,
+                &[Message {
+                    topic,
+                    queue_id,
+                    sys_flag: half.sys_flag() & !sys_flag::TRANSACTION | sys_flag::COMMIT,
+                    prepared_transaction_offset: end.physical_offset,
+                    properties: &text,
+                    ..half.message()
+                }],
+            )?;
         }
-        Ok(Some(self.settle(&mut state, newest)?))
+        let settled = self.settle(&mut state, newest)?;
+        let age = self.now_ms() - half.born_timestamp();
+        self.stats.ended(topic, end.commit.then_some(age));
+        Ok(Some(settled))
     }
 
     /// Starts anew to ask about a half, also one that was given up.
@@ -426,7 +451,10 @@ impl Broker {
             // Their names are good, so it cannot be refused.
             let _ = self.topic_made(topic.into(), 1);
         }
-        self.append(&[Message { topic: CHECK_MAX_TIME_TOPIC, queue_id: 0, ..half.message() }])?;
+        self.append(
+            Kind::Transaction,
+            &[Message { topic: CHECK_MAX_TIME_TOPIC, queue_id: 0, ..half.message() }],
+        )?;
         self.settle(state, queue_offset).map(drop)
     }
 

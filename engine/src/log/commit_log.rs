@@ -1,8 +1,11 @@
 //! Appending under one lock; reading by physical offset.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use parking_lot::MutexGuard;
 
 use crate::codec::record::{self, BLANK_LEN, Entry, Message, Placement, Record};
 use crate::error::{Error, Limit, Result};
@@ -56,7 +59,10 @@ pub struct Appended {
 #[derive(Debug)]
 pub struct CommitLog {
     chain: Chain,
-    tail: Mutex<Tail>,
+    tail: parking_lot::Mutex<Tail>,
+    /// Since when the tail is locked, ms; 0 while it is not.
+    locked_at: AtomicI64,
+    append_timeout: Duration,
     /// Behind the last record that readers may see.
     end: AtomicU64,
     flushed: AtomicU64,
@@ -73,10 +79,28 @@ struct Tail {
     last_time: i64,
 }
 
+/// The locked tail.
+struct Locked<'a> {
+    tail: MutexGuard<'a, Tail>,
+    now_ms: i64,
+    locked_at: &'a AtomicI64,
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.locked_at.store(0, Ordering::Relaxed);
+    }
+}
+
 impl CommitLog {
     /// The log of `chain`, whose last file is written on behind its published bytes.
     /// `last_time` is the store time of its last record.
-    pub fn new(chain: Chain, store_host: SocketAddr, last_time: i64) -> CommitLog {
+    pub fn new(
+        chain: Chain,
+        store_host: SocketAddr,
+        last_time: i64,
+        append_timeout: Duration,
+    ) -> CommitLog {
         let last = chain.last();
         let end = last.as_ref().map_or(0, Segment::end);
         // Behind a full file the next one is made when there is something for it.
@@ -88,7 +112,9 @@ impl CommitLog {
         };
         CommitLog {
             chain,
-            tail: Mutex::new(tail),
+            tail: parking_lot::Mutex::new(tail),
+            locked_at: AtomicI64::new(0),
+            append_timeout,
             end: AtomicU64::new(end),
             flushed: AtomicU64::new(end),
             poison: OnceLock::new(),
@@ -121,8 +147,21 @@ impl CommitLog {
         self.poison.get().map(String::as_str)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Tail> {
-        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The tail, for an append; refused while another append does not get on.
+    fn lock(&self, clock: &dyn Clock) -> Result<Locked<'_>> {
+        let most = self.append_timeout.as_millis() as i64;
+        let since = self.locked_at.load(Ordering::Relaxed);
+        if since > 0 {
+            let held = clock.now_ms() - since;
+            if held > most {
+                return Err(Error::Busy(held.unsigned_abs()));
+            }
+        }
+        let tail = self.tail.try_lock_for(self.append_timeout);
+        let tail = tail.ok_or(Error::Busy(most.unsigned_abs()))?;
+        let now_ms = clock.now_ms();
+        self.locked_at.store(now_ms, Ordering::Relaxed);
+        Ok(Locked { tail, now_ms, locked_at: &self.locked_at })
     }
 
     /// Appends messages of one queue, all or none, next to each other in one file.
@@ -132,7 +171,8 @@ impl CommitLog {
     /// get queue offset 0 and do not move it.
     ///
     /// # Errors
-    /// [`Error::DiskFull`] (nothing has changed), [`Error::Poisoned`], [`Limit::Record`].
+    /// [`Error::DiskFull`] and [`Error::Busy`] (nothing has changed), [`Error::Poisoned`],
+    /// [`Limit::Record`].
     pub fn append(
         &self,
         batch: &[Prepared],
@@ -144,17 +184,19 @@ impl CommitLog {
         if total > max {
             return Err(Limit::Record { len: total, max }.into());
         }
-        let mut tail = self.lock();
+        let mut locked = self.lock(clock)?;
+        let now_ms = locked.now_ms;
+        let tail = &mut *locked.tail;
         if let Some(reason) = self.poison() {
             return Err(Error::Poisoned(reason.to_owned()));
         }
         if tail.writer.as_ref().is_none_or(|w| w.rest() < total + BLANK_LEN) {
-            self.roll(&mut tail)?;
+            self.roll(tail)?;
         }
-        let Tail { writer: Some(writer), base, last_time } = &mut *tail else {
+        let Tail { writer: Some(writer), base, last_time } = tail else {
             unreachable!("rolling leaves a writer");
         };
-        let store_timestamp = clock.now_ms().max(*last_time);
+        let store_timestamp = now_ms.max(*last_time);
         let physical_offset = *base + writer.position() as u64;
         let queue_offset = next_queue_offset.load(Ordering::Relaxed);
         let mut next = queue_offset;
@@ -245,7 +287,7 @@ impl CommitLog {
 
     /// Refuses all further appends, for the reason given.
     pub fn refuse_appends(&self, reason: &str) {
-        let _tail = self.lock();
+        let _tail = self.tail.lock();
         let _ = self.poison.set(reason.to_owned());
     }
 

@@ -52,6 +52,14 @@ impl FlushQueue {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Appends that wait.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     /// Calls `then` when `log` is flushed up to `end`; at once, if it is.
     pub fn when_durable(&self, log: &CommitLog, end: u64, deadline_ms: i64, then: OnDurable) {
         if log.flushed() >= end {

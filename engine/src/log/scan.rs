@@ -150,7 +150,10 @@ fn next_magic(bytes: &[u8]) -> Option<usize> {
     let mut at = 4;
     let mut zeros_from = 4;
     loop {
-        let step = bytes.get(at..)?.iter().position(|b| *b != 0)?;
+        let ahead = bytes.get(at..)?;
+        // No further: what follows may be a gigabyte of zeros.
+        let ahead = &ahead[..ahead.len().min(SEARCH_BEHIND_ZEROS + 2)];
+        let step = ahead.iter().position(|b| *b != 0)?;
         if step > 0 {
             zeros_from = at;
         }

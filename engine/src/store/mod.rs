@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::codec::checkpoint::Checkpoint;
 use crate::codec::properties;
@@ -110,7 +111,12 @@ impl MessageStore {
         let abort = root.join("abort");
         fs.replace(&abort, std::process::id().to_string().as_bytes(), None)?;
 
-        let log = CommitLog::new(parts.log, config.store_host, parts.last_time);
+        let log = CommitLog::new(
+            parts.log,
+            config.store_host,
+            parts.last_time,
+            Duration::from_millis(config.append_timeout_ms),
+        );
         let trusted = if report.clean { i64::MAX } else { parts.checkpoint.index_time };
         let mut discarded = 0;
         let dir = root.join("index");
@@ -233,7 +239,7 @@ impl MessageStore {
     ///
     /// # Errors
     /// [`Limit`]s; [`Error::DiskFull`] and [`Error::AboveWatermark`], which end when there is
-    /// space; [`Error::Poisoned`], which does not.
+    /// space; [`Error::Busy`], which ends when the disk keeps up; [`Error::Poisoned`], which does not.
     pub fn append(&self, message: &Message<'_>) -> Result<Appended> {
         self.append_all(std::slice::from_ref(message))
     }
@@ -312,6 +318,11 @@ impl MessageStore {
                 self.flush_queue.when_durable(&self.log, appended.end, deadline, then);
             }
         }
+    }
+
+    /// Appends that wait for the disk, under sync flush.
+    pub fn waiting_for_flush(&self) -> usize {
+        self.flush_queue.len()
     }
 
     /// Blocks until what was appended is on the disk, whatever the flush policy.

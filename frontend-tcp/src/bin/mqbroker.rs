@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use mq_broker::config::{BrokerConf, NamesrvConf, Servers};
+use mq_broker::config::{BrokerConf, IMPORTANT, NamesrvConf, Servers};
 use mq_broker::namesrv::NameServer;
 use mq_broker::namesrv::register::{Registrar, Registration, Timing};
 use mq_broker::run::{self, Settings, log_to_stderr, say};
@@ -38,8 +38,11 @@ struct Args {
     #[arg(short, long = "configFile", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print all settings and exit
-    #[arg(short, long = "printConfigItem", short_alias = 'm', alias = "printImportantConfig")]
+    #[arg(short, long = "printConfigItem")]
     print: bool,
+    /// Print the settings that matter most and exit
+    #[arg(short = 'm', long = "printImportantConfig")]
+    print_important: bool,
     /// The store's folder, whatever storePathRootDir says; ./store if neither does
     #[arg(long, value_name = "PATH")]
     store: Option<PathBuf>,
@@ -97,8 +100,10 @@ fn start(args: Args) -> Result<(), Error> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    if args.print {
-        let lines = conf.get_all().into_iter().map(|(key, value)| format!("{key}={value}\n"));
+    if args.print || args.print_important {
+        let mut all = conf.get_all();
+        all.retain(|(key, _)| args.print || IMPORTANT.contains(key));
+        let lines = all.into_iter().map(|(key, value)| format!("{key}={value}\n"));
         say(&lines.collect::<String>());
         return Ok(());
     }
@@ -140,12 +145,13 @@ fn start(args: Args) -> Result<(), Error> {
         let running = run::serve(opened.service, listener, limits).await?;
         let registrar = register(&conf, servers, &running);
         let namesrv = name_server.as_ref().map(|(_, at)| *at);
-        say(&banner(&conf, namesrv, flush, &opened.report, began.elapsed()));
+        say(&banner(&conf, namesrv, running.metrics, flush, &opened.report, began.elapsed()));
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
         tracing::info!("stopping");
+        running.service.metrics.stopping();
         registrar.stop().await;
         let closed = running.stop().await;
         let _ = stop.send(true);
@@ -208,6 +214,7 @@ fn register(conf: &BrokerConf, servers: Servers, running: &run::Running) -> Regi
 fn banner(
     conf: &BrokerConf,
     namesrv: Option<SocketAddr>,
+    metrics: Option<SocketAddr>,
     flush: FlushPolicy,
     report: &mq_store::recover::RecoveryReport,
     took: Duration,
@@ -243,6 +250,8 @@ fn banner(
     } else if let Some(first) = conf.namesrv_addr.0.first() {
         try_at.clone_from(first);
     }
+    let metrics =
+        metrics.map(|at| format!("  metrics      http://{at}/metrics\n")).unwrap_or_default();
     // The first words are those that RocketMQ's scripts look for.
     format!(
         "The broker[{}, {advertised}] boot success. serializeType=JSON and name server is {try_at}\n\
@@ -251,7 +260,7 @@ fn banner(
          \x20 name server  {names}\n\
          \x20 store        {}, {free}\n\
          \x20 recovery     {report}\n\
-         \x20 flush        {flush}\n\
+         \x20 flush        {flush}\n{metrics}\
          \x20 try          mq-bench send --namesrv {try_at}\n\
          \x20              mq-store-inspect {} summary\n",
         conf.broker_name,

@@ -55,7 +55,7 @@ impl BrokerService {
             .groups()
             .get(group)
             .is_none_or(|config| config.notify_consumer_ids_changed_enable);
-        if wants {
+        if wants && self.tuning().notify_changes {
             for conn in members {
                 conn.tell(
                     Command::new(request::NOTIFY_CONSUMER_IDS_CHANGED)

@@ -21,6 +21,8 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::conn::{Conn, Reply, Request};
 use crate::hold::Holds;
+use crate::metrics::Metrics;
+use crate::metrics::rpc::RpcLatencies;
 use crate::server::{Service, not_supported};
 use crate::sessions::Sessions;
 use crate::wire::codes::{request, response};
@@ -33,13 +35,30 @@ pub struct Tuning {
     /// Pulls wait for messages (`longPollingEnable`), or only for so many ms.
     pub long_polling: Result<(), i64>,
     pub pull_limits: ReadLimits,
+    /// Messages that waited for longer to be handled are refused (`waitTimeMillsInSendQueue`),
+    /// ms; none if there is no such limit (`brokerFastFailureEnable`).
+    pub send_wait_ms: Option<u64>,
+    /// Sends that wait for the disk, at most (`sendThreadPoolQueueCapacity`).
+    pub send_capacity: usize,
+    /// Pulls that wait for messages, at most (`pullThreadPoolQueueCapacity`).
+    pub pull_capacity: usize,
+    /// Members hear when others come and go (`notifyConsumerIdsChangedEnable`).
+    pub notify_changes: bool,
     /// Expressions over properties are served (`enablePropertyFilter`).
     pub property_filter: bool,
 }
 
 impl Default for Tuning {
     fn default() -> Tuning {
-        Tuning { long_polling: Ok(()), pull_limits: ReadLimits::default(), property_filter: false }
+        Tuning {
+            long_polling: Ok(()),
+            pull_limits: ReadLimits::default(),
+            send_wait_ms: Some(200),
+            send_capacity: 10_000,
+            pull_capacity: 100_000,
+            notify_changes: true,
+            property_filter: false,
+        }
     }
 }
 
@@ -54,7 +73,10 @@ pub struct BrokerService {
     pub admins: Box<dyn Fn(IpAddr) -> bool + Send + Sync>,
     pub tuning: RwLock<Tuning>,
     pub region: String,
+    /// Producers are told to trace what they send.
+    pub trace: bool,
     pub config: admin::ConfigAccess,
+    pub metrics: Metrics,
 }
 
 /// Who may ask for something.
@@ -159,6 +181,7 @@ impl Failure {
                 Refusal::NoPermission(_) => response::NO_PERMISSION,
                 Refusal::Invalid(_) => response::INVALID_PARAMETER,
                 Refusal::Illegal(_) | Refusal::Store(Error::Limit(_)) => response::MESSAGE_ILLEGAL,
+                Refusal::Store(Error::Busy(_)) => response::SYSTEM_BUSY,
                 Refusal::Store(
                     Error::DiskFull { .. }
                     | Error::AboveWatermark { .. }
@@ -168,6 +191,12 @@ impl Failure {
                 _ => response::SYSTEM_ERROR,
             },
         }
+    }
+
+    /// More waits than is put up with. In RocketMQ's words.
+    pub fn overload() -> Failure {
+        let text = "[OVERLOAD]system busy, start flow control for a while";
+        Failure::Code(response::SYSTEM_BUSY, text.into())
     }
 
     pub fn command(&self) -> Command {
@@ -207,6 +236,10 @@ impl Service for BrokerService {
             tracing::debug!("{} of {}: {failure}", request::name(code), conn.peer());
             failure.command().into()
         })
+    }
+
+    fn latencies(&self) -> Option<&Arc<RpcLatencies>> {
+        self.metrics.rpc.as_ref()
     }
 
     fn closed(&self, conn: &Arc<Conn>) {

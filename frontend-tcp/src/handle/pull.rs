@@ -62,6 +62,7 @@ pub fn pull(
         scan: most.scan,
     };
     let counters = broker.stats().group(h.group, h.topic);
+    counters.pulled_from(h.queue_id, h.queue_offset);
     let read = broker.pull(h.topic, h.queue_id, h.queue_offset, &limits, &filter, &counters);
     let may_wait = h.sys_flag & MAY_WAIT != 0 && h.suspend_timeout_ms > 0;
     if !may_wait
@@ -82,7 +83,10 @@ pub fn pull(
         filter,
         counters,
     };
-    service.holds.hold(pull, request.ticket(conn), broker.now_ms() + wait);
+    let (ticket, until) = (request.ticket(conn), broker.now_ms() + wait);
+    if !service.holds.hold(pull, ticket, until, tuning.pull_capacity) {
+        return Err(Failure::overload());
+    }
     // One that came while nobody held the pull would not wake it.
     if broker.store().max_offset(h.topic, h.queue_id) > read.max {
         service.holds.wake(h.topic, h.queue_id, |p| p.offset == h.queue_offset);

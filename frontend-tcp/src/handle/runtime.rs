@@ -222,8 +222,8 @@ fn item(service: &BrokerService, name: &str, key: &str) -> Option<[Rates; 3]> {
     };
     let of_broker = key == service.broker.config().cluster;
     match name {
-        "TOPIC_PUT_NUMS" => rates(&*topic()?, |s| s.value),
-        "TOPIC_PUT_SIZE" => rates(&*topic()?, |s| s.bytes),
+        "TOPIC_PUT_NUMS" => rates(&topic()?.puts, |s| s.value),
+        "TOPIC_PUT_SIZE" => rates(&topic()?.puts, |s| s.bytes),
         "GROUP_GET_NUMS" => rates(&group()?.gets, |s| s.value),
         "GROUP_GET_SIZE" => rates(&group()?.gets, |s| s.bytes),
         "GROUP_GET_LATENCY" => rates(&group()?.latency, |s| s.value / 1000),

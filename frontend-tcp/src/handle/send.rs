@@ -32,12 +32,16 @@ header! {
     }
 }
 
+/// A message that waited for less is always taken, ms.
+const LEAST_WAIT_MS: u64 = 5;
+
 /// Takes a message, or a batch.
 pub fn send(
     service: &BrokerService,
     conn: &Arc<Conn>,
     request: &Request<'_>,
 ) -> Result<Reply, Failure> {
+    service.check_load(request)?;
     let h = SendHeader::of(&request.head.fields)?;
     let sending = sending(&h, conn, request.body);
     let broker = &service.broker;
@@ -61,6 +65,29 @@ pub fn send(
 }
 
 impl BrokerService {
+    /// Refuses a message when the broker does not keep up: it waited for too long, or too many
+    /// wait for the disk.
+    fn check_load(&self, request: &Request<'_>) -> Result<(), Failure> {
+        let waited = request.read_at.elapsed().as_millis() as u64;
+        let sync = self.broker.store().config().flush == FlushPolicy::Sync;
+        if waited < LEAST_WAIT_MS && !sync {
+            return Ok(());
+        }
+        let tuning = self.tuning();
+        if tuning.send_wait_ms.is_some_and(|most| waited >= most.max(LEAST_WAIT_MS)) {
+            return Err(Failure::Code(
+                response::SYSTEM_BUSY,
+                format!(
+                    "[TIMEOUT_CLEAN_QUEUE]broker busy, start flow control for a while, period in queue: {waited}ms"
+                ),
+            ));
+        }
+        match sync && self.broker.store().waiting_for_flush() >= tuning.send_capacity {
+            true => Err(Failure::overload()),
+            false => Ok(()),
+        }
+    }
+
     /// Answers once what was appended is as durable as the flush policy wants.
     pub(super) fn when_durable(
         &self,
@@ -121,7 +148,7 @@ pub(super) fn sent_fields(service: &BrokerService, sent: &Sent) -> Command {
 }
 
 pub(super) fn with_region(service: &BrokerService, command: Command) -> Command {
-    command.field("MSG_REGION", service.region.clone()).field("TRACE_ON", true)
+    command.field("MSG_REGION", service.region.clone()).field("TRACE_ON", service.trace)
 }
 
 header! {

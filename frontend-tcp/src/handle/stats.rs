@@ -43,23 +43,24 @@ impl BrokerService {
             broker_offset: u64,
             consumer_offset: i64,
             last_timestamp: i64,
-            /// 5.x tells by it what consumers hold and have not consumed, which we do not count.
+            /// 5.x tells by it what consumers hold and have not consumed.
             pull_offset: i64,
         }
         let (mut queues, mut behind, mut tps) = (Vec::new(), 0, 0.0);
         for topic in topics.iter().filter(|topic| self.subscribes(group, topic)) {
+            let counters = self.broker.stats().find_group(group, topic);
+            let pulled = |queue_id| counters.as_ref()?.pull_offset(queue_id);
             for q in self.broker.consume_stats(group, topic) {
                 behind += q.broker_offset as i64 - q.consumer_offset;
                 let progress = Progress {
                     broker_offset: q.broker_offset,
                     consumer_offset: q.consumer_offset,
                     last_timestamp: q.last_time,
-                    pull_offset: q.consumer_offset,
+                    pull_offset: pulled(q.queue_id).unwrap_or(q.consumer_offset),
                 };
                 queues.push((json(&self.queue(&q.topic, q.queue_id)), json(&progress)));
             }
-            let counters = self.broker.stats().find_group(group, topic);
-            tps += counters.map_or(0.0, |c| c.gets.rates(Span::Minute, |s| s.value).tps);
+            tps += counters.as_ref().map_or(0.0, |c| c.gets.rates(Span::Minute, |s| s.value).tps);
         }
         let body = object([("\"consumeTps\"", json(&tps)), ("\"offsetTable\"", object(queues))]);
         (body, behind)
@@ -91,7 +92,7 @@ pub fn topic_stats(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>
         (json(&service.queue(h.topic, q.queue_id)), json(&offsets))
     });
     let counter = service.broker.stats().find_topic(h.topic);
-    let tps = counter.map_or(0.0, |c| c.rates(Span::Minute, |s| s.value).tps);
+    let tps = counter.map_or(0.0, |c| c.puts.rates(Span::Minute, |s| s.value).tps);
     let body = object([("\"offsetTable\"", object(queues)), ("\"topicPutTps\"", json(&tps))]);
     Ok(Command::ok().body(body).into())
 }

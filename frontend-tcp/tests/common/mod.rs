@@ -7,11 +7,9 @@ use std::time::Duration;
 
 use mq_broker::conn::Response;
 use mq_broker::run::{self, Running, Settings};
-use mq_broker::server::Limits;
 use mq_broker::wire::client::Client;
 use mq_broker::wire::codes::request;
 use mq_broker::wire::command::Command;
-use mq_store::broker::BrokerConfig;
 use mq_store::codec::index::Shape;
 use mq_store::config::StoreConfig;
 use mq_store::store::as_record;
@@ -27,13 +25,7 @@ pub fn settings(root: &Path) -> Settings {
             index_shape: Shape { slots: 500, items: 2000 },
             ..StoreConfig::at(root)
         },
-        broker: BrokerConfig::default(),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        limits: Limits::default(),
-        tuning: Default::default(),
-        region: "DefaultRegion".into(),
-        admins: Box::new(|_| false),
-        config: Default::default(),
+        ..Settings::at(root)
     }
 }
 

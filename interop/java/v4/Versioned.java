@@ -1,5 +1,6 @@
 import java.util.*;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
+import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.common.protocol.heartbeat.MessageModel;
 import org.apache.rocketmq.common.subscription.SubscriptionGroupConfig;
 import org.apache.rocketmq.tools.admin.DefaultMQAdminExt;
@@ -15,6 +16,14 @@ final class Versioned {
         config.setGroupName(group);
         config.setRetryMaxTimes(retries);
         admin.createAndUpdateSubscriptionGroupConfig(broker, config);
+    }
+
+    static DefaultMQProducer tracedProducer(String group) {
+        return new DefaultMQProducer(group, true);
+    }
+
+    static DefaultMQPushConsumer tracedConsumer(String group) {
+        return new DefaultMQPushConsumer(group, true);
     }
 
     static void deleteGroup(DefaultMQAdminExt admin, String broker, String group) throws Exception {

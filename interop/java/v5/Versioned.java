@@ -26,6 +26,18 @@ final class Versioned {
         admin.createAndUpdateSubscriptionGroupConfig(broker, config);
     }
 
+    static DefaultMQProducer tracedProducer(String group) {
+        DefaultMQProducer producer = new DefaultMQProducer(group);
+        producer.setEnableTrace(true);
+        return producer;
+    }
+
+    static DefaultMQPushConsumer tracedConsumer(String group) {
+        DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(group);
+        consumer.setEnableTrace(true);
+        return consumer;
+    }
+
     static void deleteGroup(DefaultMQAdminExt admin, String broker, String group) throws Exception {
         admin.deleteSubscriptionGroup(broker, group);
     }

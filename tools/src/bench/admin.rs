@@ -45,6 +45,18 @@ impl Admin {
         if answer.code == response::SUCCESS { Ok(answer) } else { Err(refused(command, answer)) }
     }
 
+    /// How many queues a topic has here. One that is not here is created, if it `may_be_new`.
+    pub fn queues(&mut self, common: &Common, topic: &str, may_be_new: bool) -> Result<u32> {
+        let ask = Command::new(request::GET_TOPIC_CONFIG).field("topic", topic.to_owned());
+        let answer = self.call(&ask)?;
+        let config: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        match (answer.code, config["readQueueNums"].as_u64()) {
+            (response::SUCCESS, Some(queues)) => Ok(queues as u32),
+            _ if may_be_new => create(common, topic, self),
+            _ => Err(refused(&ask, answer)),
+        }
+    }
+
     /// A queue's first offset ([`request::GET_MIN_OFFSET`]) or next one
     /// ([`request::GET_MAX_OFFSET`]).
     pub fn offset(&mut self, code: i32, topic: &str, queue: u32) -> Result<i64> {
@@ -103,14 +115,7 @@ pub fn find(common: &Common, may_be_new: bool) -> Result<Target> {
 
 fn at_broker(common: &Common, addr: &str, may_be_new: bool) -> Result<Target> {
     let mut admin = Admin::connect(addr, common.timeout)?;
-    let ask = Command::new(request::GET_TOPIC_CONFIG).field("topic", common.topic.clone());
-    let answer = admin.call(&ask)?;
-    let config: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-    let queues = match (answer.code, config["readQueueNums"].as_u64()) {
-        (response::SUCCESS, Some(queues)) => queues as u32,
-        _ if may_be_new => create(common, &mut admin)?,
-        _ => return Err(refused(&ask, answer)),
-    };
+    let queues = admin.queues(common, &common.topic, may_be_new)?;
     Ok(Target { admin, queues })
 }
 
@@ -136,7 +141,7 @@ fn by_route(common: &Common, may_be_new: bool) -> Result<Target> {
         let addr = master(&route("TBW102")?)
             .ok_or_else(|| unusable("nobody knows it; name a --broker to create it"))?;
         let mut admin = Admin::connect(&addr, common.timeout)?;
-        let queues = create(common, &mut admin)?;
+        let queues = create(common, &common.topic, &mut admin)?;
         return Ok(Target { admin, queues });
     }
     let addr = master(&known).ok_or_else(|| unusable("no broker has it"))?;
@@ -152,9 +157,9 @@ fn by_route(common: &Common, may_be_new: bool) -> Result<Target> {
     Ok(Target { admin: Admin::connect(&addr, common.timeout)?, queues })
 }
 
-fn create(common: &Common, admin: &mut Admin) -> Result<u32> {
+fn create(common: &Common, topic: &str, admin: &mut Admin) -> Result<u32> {
     let command = Command::new(request::UPDATE_AND_CREATE_TOPIC)
-        .field("topic", common.topic.clone())
+        .field("topic", topic.to_owned())
         .field("defaultTopic", "TBW102")
         .field("readQueueNums", common.queues)
         .field("writeQueueNums", common.queues)

@@ -17,6 +17,8 @@ Examples:
       time from when a message was due to be sent until a consumer has it
   mq-bench verify --count 100000
       loss, duplicates, disorder, damage
+  mq-bench floor --listen 127.0.0.1:10911
+      a server for the modes above that keeps nothing: what the sockets alone cost
 
 Exit codes:
   0  done, every answer was a success
@@ -45,6 +47,18 @@ pub enum Verb {
     /// Sends numbered messages, consumes them, and checks that all is as it was sent
     #[command(after_help = HELP)]
     Verify(VerifyArgs),
+    /// Opens connections that then say nothing, and tells what they cost the broker
+    #[command(after_help = HELP)]
+    Idle(IdleArgs),
+    /// Answers `send`, `consume` and `e2e` as a broker does, and keeps nothing; ends by a signal
+    ///
+    /// Reads, answers and wakes consumers on one thread. Measured like a broker, it shows what
+    /// the same traffic costs at least.
+    #[command(after_help = HELP)]
+    Floor(FloorArgs),
+    /// Writes and syncs as fast as the disk does it: what a sync flush can reach at most
+    #[command(after_help = HELP)]
+    Disk(DiskArgs),
 }
 
 /// Whom to load, and how to tell about it.
@@ -127,6 +141,19 @@ pub struct SendArgs {
     /// Ask for no answers; what the broker took is read from its queues
     #[arg(long)]
     pub one_way: bool,
+    /// Messages a second at most
+    #[arg(long, value_name = "R", value_parser = value_parser!(u32).range(1..=10_000_000))]
+    pub rate: Option<u32>,
+    /// Spread the messages over the topic and others: NAME, NAME-1, NAME-2 …
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "one_way",
+          value_parser = value_parser!(u32).range(1..=100_000))]
+    pub topics: u32,
+    /// Deliver later: the level of every message (DELAY)
+    #[arg(long, value_name = "L", default_value_t = 0, value_parser = value_parser!(u32).range(0..=18))]
+    pub delay_level: u32,
+    /// Send halves, and commit each when it is answered
+    #[arg(long, conflicts_with_all = ["one_way", "delay_level", "batch"])]
+    pub transaction: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -184,6 +211,43 @@ pub struct VerifyArgs {
     pub count: u64,
     #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = value_parser!(u32).range(32..=4 << 20))]
     pub size: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct IdleArgs {
+    #[command(flatten)]
+    pub common: Common,
+    /// Say nothing for so long
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub duration: Duration,
+}
+
+#[derive(Debug, Args)]
+pub struct FloorArgs {
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:10911")]
+    pub listen: String,
+    /// Body of each message that a pull brings
+    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = value_parser!(u32).range(1..=4 << 20))]
+    pub size: u32,
+    /// Messages that a pull brings
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = value_parser!(u32).range(1..=1024))]
+    pub pull_batch: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct DiskArgs {
+    /// Folder on the disk to measure
+    #[arg(long, default_value = ".")]
+    pub dir: std::path::PathBuf,
+    /// Bytes written before each sync
+    #[arg(long, value_name = "BYTES", default_value_t = 32 * 1024, value_parser = value_parser!(u32).range(1..=64 << 20))]
+    pub size: u32,
+    /// Measure each way for so long
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    pub duration: Duration,
+    /// Print one JSON object instead of the table
+    #[arg(long)]
+    pub json: bool,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

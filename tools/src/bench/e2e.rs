@@ -26,11 +26,13 @@ pub fn run(args: &E2eArgs) -> Result<bool> {
     let Target { mut admin, queues } = admin::find(common, true)?;
     let ends = admin.ends(&common.topic, queues)?;
     let mut puller = Puller::connect(common, &admin.addr, &ends, true)?;
-    let messages = Messages { tag: None, size: args.size as usize, batch: 1, one_way: false };
+    let messages = Messages { size: args.size as usize, batch: 1, ..Messages::default() };
     let links = (0..common.connections).map(|_| Link::connect(&admin.addr, UNDER_WAY));
     let mut producer = Producer {
         links: links.collect::<Result<_>>()?,
-        templates: (0..queues).map(|q| Template::send(common, messages, q)).collect(),
+        templates: (0..queues)
+            .map(|q| Template::send(common, &common.topic, messages, q))
+            .collect(),
         rate: args.rate,
         sent: 0,
         counted: 0,

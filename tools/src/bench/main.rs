@@ -3,8 +3,11 @@
 mod admin;
 mod cli;
 mod consume;
+mod disk;
 mod e2e;
 mod error;
+mod floor;
+mod idle;
 mod meter;
 mod net;
 mod pull;
@@ -23,6 +26,9 @@ fn main() -> ExitCode {
         cli::Verb::Consume(args) => consume::run(args),
         cli::Verb::E2e(args) => e2e::run(args),
         cli::Verb::Verify(args) => verify::run(args),
+        cli::Verb::Idle(args) => idle::run(args),
+        cli::Verb::Floor(args) => floor::run(args),
+        cli::Verb::Disk(args) => disk::run(args),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

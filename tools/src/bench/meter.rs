@@ -185,18 +185,22 @@ fn percentiles(h: &Histogram<u64>) -> [(&'static str, f64); 6] {
 
 /// A process's CPU time in seconds, and its memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Usage {
-    cpu: f64,
-    rss_kib: u64,
-    anonymous_kib: u64,
+pub struct Usage {
+    pub cpu: f64,
+    pub rss_kib: u64,
+    pub anonymous_kib: u64,
+}
+
+impl Usage {
+    /// That of a process, or of `self`; `None` if it is not there.
+    pub fn of(process: &str) -> Option<Usage> {
+        let file = |name| std::fs::read_to_string(format!("/proc/{process}/{name}")).ok();
+        parse_usage(&file("stat")?, &file("status")?)
+    }
 }
 
 fn usages(common: &Common) -> [Option<Usage>; 2] {
-    let of = |process: String| {
-        let file = |name| std::fs::read_to_string(format!("/proc/{process}/{name}")).ok();
-        parse_usage(&file("stat")?, &file("status")?)
-    };
-    [common.pid.and_then(|pid| of(pid.to_string())), of("self".into())]
+    [common.pid.and_then(|pid| Usage::of(&pid.to_string())), Usage::of("self")]
 }
 
 fn parse_usage(stat: &str, status: &str) -> Option<Usage> {

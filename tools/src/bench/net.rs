@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use mq_broker::wire::frame::{self, Frame, FrameLimits, Parsed};
@@ -18,7 +19,7 @@ const READ: usize = 256 << 10;
 /// A connection.
 #[derive(Debug)]
 pub struct Link {
-    stream: TcpStream,
+    pub stream: TcpStream,
     inbox: Inbox,
     scanner: Scanner,
     /// Requests to be sent.
@@ -31,20 +32,24 @@ impl Link {
     /// Connects; `slots` requests can be under way.
     pub fn connect(addr: &str, slots: usize) -> Result<Link> {
         let connect = |e| Error::Connect { addr: addr.to_owned(), source: e };
-        let stream = TcpStream::connect(addr).map_err(connect)?;
+        Link::over(TcpStream::connect(addr).map_err(connect)?, slots, Scanner::default())
+    }
+
+    /// A connection that is there, whose frames `scanner` understands.
+    pub fn over(stream: TcpStream, slots: usize, scanner: Scanner) -> Result<Link> {
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
         Ok(Link {
             stream,
             inbox: Inbox::default(),
-            scanner: Scanner::default(),
+            scanner,
             out: Vec::new(),
             written: 0,
             slots: Slots::new(slots),
         })
     }
 
-    /// Reads what has come, and gives the answers to `each`.
+    /// Reads what has come, and gives the answers (a server: the requests) to `each`.
     pub fn answers(
         &mut self,
         mut each: impl FnMut(&mut Slots, Answer, &Frame<'_>) -> Result<()>,
@@ -185,17 +190,22 @@ impl Poller {
     /// Watches `links`, known by their place. Nothing heard for `timeout` is an error.
     pub fn new<'a>(links: impl IntoIterator<Item = &'a Link>, timeout: Duration) -> Result<Poller> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK)?;
+        epoll.add(&timer, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, TIMER))?;
+        let events = vec![EpollEvent::empty()];
+        let mut poller = Poller { epoll, events, timer, timeout, heard: Instant::now() };
+        for (n, link) in links.into_iter().enumerate() {
+            poller.watch(&link.stream, n)?;
+        }
+        Ok(poller)
+    }
+
+    /// Watches one more.
+    pub fn watch(&mut self, what: impl AsFd, n: usize) -> Result<()> {
         // Edges: every event is followed by reading and writing all there is.
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-        let mut events = vec![EpollEvent::empty()];
-        for (n, link) in links.into_iter().enumerate() {
-            events.push(EpollEvent::empty());
-            epoll.add(&link.stream, EpollEvent::new(flags, n as u64))?;
-        }
-        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK)?;
-        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
-        epoll.add(&timer, EpollEvent::new(flags, TIMER))?;
-        Ok(Poller { epoll, events, timer, timeout, heard: Instant::now() })
+        self.events.push(EpollEvent::empty());
+        Ok(self.epoll.add(what, EpollEvent::new(flags, n as u64))?)
     }
 
     /// Has the next wait end in `ns` at the latest.

@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 use mq_broker::wire::codes::request;
 use mq_broker::wire::command::{self, Command, Outgoing};
 use mq_broker::wire::frame::{Encoding, Frame};
+use mq_store::codec::ids::parse_offset_msg_id;
+use mq_store::codec::record::sys_flag;
 
 use super::cli::Common;
 use super::error::Result;
@@ -35,24 +37,34 @@ pub struct Template {
 }
 
 /// What the requests of a run have in common.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Messages<'a> {
     pub tag: Option<&'a str>,
     pub size: usize,
     /// Messages in a request; one goes as a plain message.
     pub batch: usize,
     pub one_way: bool,
+    /// 0: at once.
+    pub delay_level: u32,
+    /// Halves, to be committed.
+    pub transaction: bool,
 }
 
 impl Template {
     /// A send to a queue: code 310, or 320 for a batch.
-    pub fn send(common: &Common, m: Messages<'_>, queue: u32) -> Template {
+    pub fn send(common: &Common, topic: &str, m: Messages<'_>, queue: u32) -> Template {
         let key = (run_number() as u32).wrapping_add(queue);
         let mut properties = format!("UNIQ_KEY\x017F000001{key:08X}{KEY_PLACE}\x02");
         properties += &format!("WAIT\x01{}\x02", common.wait_flush);
         let outer = properties.clone();
         if let Some(tag) = m.tag {
             properties += &format!("TAGS\x01{tag}\x02");
+        }
+        if m.delay_level > 0 {
+            properties += &format!("DELAY\x01{}\x02", m.delay_level);
+        }
+        if m.transaction {
+            properties += &format!("TRAN_MSG\x01true\x02PGROUP\x01{}\x02", common.group);
         }
         // Bytes that differ, as those of real messages do.
         let filler: Vec<u8> = (0..m.size).map(|n| b' ' + (n * 7 % 95) as u8).collect();
@@ -76,11 +88,11 @@ impl Template {
         let code = if plain { request::SEND_MESSAGE_V2 } else { request::SEND_BATCH_MESSAGE };
         let command = Command::new(code)
             .field("a", common.group.clone())
-            .field("b", common.topic.clone())
+            .field("b", topic.to_owned())
             .field("c", "TBW102")
             .field("d", 4)
             .field("e", queue)
-            .field("f", 0)
+            .field("f", if m.transaction { sys_flag::PREPARED } else { 0 })
             .field("g", epoch_ms())
             .field("h", 0)
             .field("i", if plain { properties } else { outer })
@@ -88,7 +100,7 @@ impl Template {
             .field("k", false)
             .field("m", !plain)
             .body(body);
-        Template::of(&command, bodies, m.size, common.encoding(), m.one_way)
+        Template::request(&command, bodies, m.size, common.encoding(), m.one_way)
     }
 
     /// A pull from a queue that brings its subscription along.
@@ -105,10 +117,17 @@ impl Template {
             .field("subscription", "*")
             .field("subVersion", 0)
             .field("expressionType", "TAG");
-        Template::of(&command, Vec::new(), 0, common.encoding(), false)
+        Template::request(&command, Vec::new(), 0, common.encoding(), false)
     }
 
-    fn of(
+    /// An answer.
+    pub fn answer(command: &Command, encoding: Encoding) -> Template {
+        let mut out = Outgoing::default();
+        command.encode_response(FIRST_OPAQUE, encoding, &mut out);
+        Template::of(out.bytes.to_vec(), encoding)
+    }
+
+    fn request(
         command: &Command,
         bodies: Vec<usize>,
         body_len: usize,
@@ -118,22 +137,25 @@ impl Template {
         let mut out = Outgoing::default();
         command.encode_request(FIRST_OPAQUE, one_way, encoding, &mut out);
         let bytes = out.bytes.to_vec();
+        let body_at = bytes.len() - command.body.len();
+        let key = KEY_PLACE.as_bytes();
+        Template {
+            offset_at: find(&bytes, OFFSET_PLACE.to_string().as_bytes()),
+            keys: (0..bytes.len()).filter(|at| bytes[*at..].starts_with(key)).collect(),
+            bodies: bodies.iter().map(|at| body_at + at).collect(),
+            body_len,
+            ..Template::of(bytes, encoding)
+        }
+    }
+
+    /// A frame in which nothing changes but the opaque.
+    fn of(bytes: Vec<u8>, encoding: Encoding) -> Template {
         let opaque_at = match encoding {
             // Quotes inside of texts are escaped, so this is the field and nothing else.
             Encoding::Json => find(&bytes, b"\"opaque\":").map_or(0, |at| at + 9),
             Encoding::Binary => 8 + 5,
         };
-        let body_at = bytes.len() - command.body.len();
-        let key = KEY_PLACE.as_bytes();
-        Template {
-            opaque_at,
-            offset_at: find(&bytes, OFFSET_PLACE.to_string().as_bytes()),
-            keys: (0..bytes.len()).filter(|at| bytes[*at..].starts_with(key)).collect(),
-            bodies: bodies.iter().map(|at| body_at + at).collect(),
-            body_len,
-            json: encoding == Encoding::Json,
-            bytes,
-        }
+        Template { opaque_at, json: encoding == Encoding::Json, bytes, ..Template::default() }
     }
 
     /// Appends the request to `out`, with its opaque.
@@ -219,18 +241,27 @@ pub struct Answer {
     pub opaque: i32,
 }
 
-/// Finds code and opaque in answers.
+/// Finds code and opaque in answers, or in requests.
 #[derive(Debug, Default)]
 pub struct Scanner {
+    /// Whether these are requests.
+    requests: bool,
     /// How far from the header's end the last mark was found: the next one is likely there too.
     mark_from_end: usize,
 }
 
 /// How a header of Java's form, and of ours, goes on after the extFields of an answer.
-const MARK: &[u8] = b"\"flag\":1,\"language\":\"JAVA\",\"opaque\":";
+const ANSWER_MARK: &[u8] = b"\"flag\":1,\"language\":\"JAVA\",\"opaque\":";
+const REQUEST_MARK: &[u8] = b"\"flag\":0,\"language\":\"JAVA\",\"opaque\":";
 
 impl Scanner {
-    /// Looks at a frame. `None`: it is a request of the broker's own.
+    /// For requests, as a server reads them.
+    pub fn of_requests() -> Scanner {
+        Scanner { requests: true, mark_from_end: 0 }
+    }
+
+    /// Looks at a frame. `None`: it is a request of the broker's own; in a server, one that
+    /// wants no answer.
     pub fn scan(&mut self, frame: &Frame<'_>) -> Result<Option<Answer>> {
         let seen = match frame.encoding {
             Encoding::Json => self.scan_json(frame.header),
@@ -240,19 +271,21 @@ impl Scanner {
             return Ok(seen);
         }
         let head = command::decode(frame.encoding, frame.header)?;
-        Ok(head.is_response().then_some(Answer { code: head.code, opaque: head.opaque }))
+        let wanted = if self.requests { !head.is_one_way() } else { head.is_response() };
+        Ok(wanted.then_some(Answer { code: head.code, opaque: head.opaque }))
     }
 
     /// `None` if the header has not the usual form.
     fn scan_json(&mut self, header: &[u8]) -> Option<Answer> {
+        let sought = if self.requests { REQUEST_MARK } else { ANSWER_MARK };
         let code = number(header.strip_prefix(b"{\"code\":")?)?;
         let likely = header.len().checked_sub(self.mark_from_end)?;
-        let mark = match header[likely..].starts_with(MARK) {
+        let mark = match header[likely..].starts_with(sought) {
             true => likely,
-            false => find(header, MARK)?,
+            false => find(header, sought)?,
         };
         self.mark_from_end = header.len() - mark;
-        Some(Answer { code, opaque: number(&header[mark + MARK.len()..])? })
+        Some(Answer { code, opaque: number(&header[mark + sought.len()..])? })
     }
 }
 
@@ -278,6 +311,31 @@ pub fn field(frame: &Frame<'_>, name: &str) -> Result<Option<i64>> {
     Ok(head.fields.get(name).and_then(|v| v.parse().ok()))
 }
 
+/// A request that costs little: where a topic's first queue ends.
+pub fn question(topic: &str) -> Vec<u8> {
+    let command = Command::new(request::GET_MAX_OFFSET).field("topic", topic.to_owned());
+    let mut out = Outgoing::default();
+    command.field("queueId", 0).encode_request(1, false, Encoding::Json, &mut out);
+    out.bytes.to_vec()
+}
+
+/// The one-way request that commits the half which an answer tells of.
+pub fn commit(group: &str, answer: &Frame<'_>) -> Result<Vec<u8>> {
+    let head = command::decode(answer.encoding, answer.header)?;
+    let field = |name| head.fields.get(name).unwrap_or_default();
+    let place = parse_offset_msg_id(field("msgId")).map_or(0, |(_, at)| at);
+    let command = Command::new(request::END_TRANSACTION)
+        .field("producerGroup", group.to_owned())
+        .field("tranStateTableOffset", field("queueOffset").to_owned())
+        .field("commitLogOffset", place)
+        .field("commitOrRollback", sys_flag::COMMIT)
+        .field("fromTransactionCheck", false)
+        .field("msgId", field("transactionId").to_owned());
+    let mut out = Outgoing::default();
+    command.encode_request(1, true, answer.encoding, &mut out);
+    Ok(out.bytes.to_vec())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -301,7 +359,8 @@ mod tests {
     }
 
     fn messages(batch: usize) -> Messages<'static> {
-        Messages { tag: Some("t"), size: 20, batch, one_way: batch > 1 }
+        let one_way = batch > 1;
+        Messages { tag: Some("t"), size: 20, batch, one_way, ..Messages::default() }
     }
 
     #[test]
@@ -309,7 +368,7 @@ mod tests {
         for flags in [&[][..], &["--binary"]] {
             let common = common(flags);
             let mut out = b"before".to_vec();
-            let template = Template::send(&common, messages(1), 3);
+            let template = Template::send(&common, "T", messages(1), 3);
             let mut request = template.put(1_999_999_999, &mut out);
             request.keys(0x1F);
             request.bodies(|_, body| body[..8].copy_from_slice(&7u64.to_be_bytes()));
@@ -325,7 +384,7 @@ mod tests {
 
     #[test]
     fn a_batch_gives_each_message_its_key_and_body() {
-        let template = Template::send(&common(&[]), messages(3), 0);
+        let template = Template::send(&common(&[]), "T", messages(3), 0);
         let mut out = Vec::new();
         let mut request = template.put(FIRST_OPAQUE, &mut out);
         request.keys(2);

@@ -23,10 +23,10 @@ pub fn run(args: &VerifyArgs) -> Result<bool> {
     let mut puller = Puller::connect(common, &admin.addr, &ends, true)?;
     let links = (0..common.connections).map(|_| Link::connect(&admin.addr, ends.len()));
     let mut links = links.collect::<Result<Vec<_>>>()?;
-    let messages = Messages { tag: None, size: args.size as usize, batch: 1, one_way: false };
+    let messages = Messages { size: args.size as usize, batch: 1, ..Messages::default() };
     let lane = |(id, end): (u32, &i64)| Lane {
         id: id.into(),
-        template: Template::send(common, messages, id),
+        template: Template::send(common, &common.topic, messages, id),
         total: args.count / u64::from(queues)
             + u64::from(u64::from(id) < args.count % u64::from(queues)),
         fates: Vec::new(),

@@ -1,107 +1,27 @@
 //! Messages: filtered lists, one in full, and queries by key.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use mq_store::codec::ids::parse_offset_msg_id;
-use mq_store::codec::properties::{self, name};
+use mq_store::codec::properties::name;
 use mq_store::codec::record::{Record, sys_flag};
 use mq_store::log::scan::{End, Step, Why};
 use mq_store::os::map::Slice;
 use mq_store::segment::Segment;
 use mq_store::store::as_record;
 use mq_store::view::{StoreView, has_key};
-use serde::Serialize;
 
 use super::body::{self, Form};
+use super::decode::{decode, decode_in};
+use super::line::Line;
 use super::output::{Output, printable, size};
 use super::time::local;
-use super::verify::damage_of;
-use super::{Answer, Failure, Filter, Messages, Query, TimeRange};
-
-/// A message as JSON. Names and forms are those of RocketMQ's message class.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Line<'a> {
-    topic: &'a str,
-    queue_id: i32,
-    queue_offset: i64,
-    commit_log_offset: i64,
-    store_size: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    msg_id: Option<&'a str>,
-    offset_msg_id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    keys: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tags: Option<&'a str>,
-    flag: i32,
-    sys_flag: i32,
-    born_timestamp: i64,
-    born_host: String,
-    store_timestamp: i64,
-    store_host: String,
-    reconsume_times: i32,
-    prepared_transaction_offset: i64,
-    #[serde(rename = "bodyCRC")]
-    body_crc: u32,
-    body_length: usize,
-    properties: BTreeMap<&'a str, &'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    body: Option<String>,
-    /// Only there if the record is damaged.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    damaged: Option<String>,
-}
-
-/// Address and port, an IPv6 address with all its zeros, as Java writes it.
-fn host(address: SocketAddr) -> String {
-    match address.ip() {
-        IpAddr::V4(_) => address.to_string(),
-        IpAddr::V6(ip) => {
-            let groups = ip.segments().map(|group| format!("{group:x}"));
-            format!("[{}]:{}", groups.join(":"), address.port())
-        }
-    }
-}
-
-impl<'a> Line<'a> {
-    fn of(r: &Record<'a>, with_body: bool) -> Line<'a> {
-        let properties: BTreeMap<_, _> = properties::pairs(r.properties()).collect();
-        let property = |name: &str| properties.get(name).copied();
-        Line {
-            topic: r.topic(),
-            queue_id: r.queue_id(),
-            queue_offset: r.queue_offset(),
-            commit_log_offset: r.physical_offset(),
-            store_size: r.size(),
-            msg_id: property(name::UNIQ_KEY),
-            offset_msg_id: r.offset_msg_id(),
-            keys: property(name::KEYS),
-            tags: property(name::TAGS),
-            flag: r.flag(),
-            sys_flag: r.sys_flag(),
-            born_timestamp: r.born_timestamp(),
-            born_host: host(r.born_host()),
-            store_timestamp: r.store_timestamp(),
-            store_host: host(r.store_host()),
-            reconsume_times: r.reconsume_times(),
-            prepared_transaction_offset: r.prepared_transaction_offset(),
-            body_crc: r.body_crc(),
-            body_length: r.body().len(),
-            body: with_body.then(|| STANDARD.encode(r.body())),
-            damaged: damage_of(r),
-            properties,
-        }
-    }
-}
+use super::{Answer, Failure, Filter, Messages, Query, TimeRange, follow};
 
 impl Filter {
-    fn takes(&self, r: &Record<'_>) -> bool {
+    pub fn takes(&self, r: &Record<'_>) -> bool {
         let inside =
             |(from, to)| u64::try_from(r.queue_offset()).is_ok_and(|n| from <= n && n < to);
         self.topic.as_deref().is_none_or(|topic| topic == r.topic())
@@ -127,16 +47,21 @@ impl Filter {
 }
 
 /// Writes messages as rows or lines, up to a number.
-struct List<'a> {
+pub struct List<'a> {
     out: &'a mut Output,
     body: bool,
+    decode: bool,
     left: usize,
     any: bool,
     failed: io::Result<()>,
 }
 
 impl<'a> List<'a> {
-    fn new(out: &'a mut Output, body: bool, limit: usize) -> io::Result<List<'a>> {
+    pub fn new(
+        out: &'a mut Output,
+        (body, decode): (bool, bool),
+        limit: usize,
+    ) -> io::Result<List<'a>> {
         let titles = [
             ">POSITION",
             "TOPIC",
@@ -149,11 +74,11 @@ impl<'a> List<'a> {
             "UNIQUE KEY",
         ];
         out.table(&titles.map(|title| ("", title)))?;
-        Ok(List { out, body, left: limit, any: false, failed: Ok(()) })
+        Ok(List { out, body, decode, left: limit, any: false, failed: Ok(()) })
     }
 
     /// Shows a message; breaks off when there is no more to show.
-    fn show(&mut self, r: &Record<'_>) -> ControlFlow<()> {
+    pub fn show(&mut self, r: &Record<'_>) -> ControlFlow<()> {
         if self.left == 0 {
             return ControlFlow::Break(());
         }
@@ -167,8 +92,10 @@ impl<'a> List<'a> {
     }
 
     fn write(&mut self, r: &Record<'_>) -> io::Result<()> {
-        let line = Line::of(r, self.body);
+        let decoded = if self.decode { decode(r) } else { None };
+        let mut line = Line::of(r, self.body);
         if self.out.json {
+            line.decoded = decoded.map(|d| d.json());
             return self.out.object(&line);
         }
         let body = match body::plain(r) {
@@ -176,10 +103,10 @@ impl<'a> List<'a> {
             Ok(plain) => body::one_line(&plain, 500),
             Err(e) => format!("({e})"),
         };
-        let below = match line.damaged {
-            Some(damage) => format!("damaged: {damage}\n{body}"),
-            None => body,
-        };
+        let mut below: Vec<String> = line.damaged.iter().map(|d| format!("damaged: {d}")).collect();
+        let decoded = decoded.map(|d| d.lines()).unwrap_or_default();
+        below.extend(decoded.iter().map(|line| printable(line)));
+        below.push(body);
         let cells = [
             line.commit_log_offset.to_string(),
             line.topic.to_owned(),
@@ -191,18 +118,26 @@ impl<'a> List<'a> {
             line.keys.unwrap_or("").to_owned(),
             line.msg_id.unwrap_or("").to_owned(),
         ];
-        self.out.row(cells, &below)
+        self.out.row(cells, &below.join("\n"))
     }
 
-    fn done(self) -> Answer {
+    /// Writes out what was shown so far.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.out.finish()
+    }
+
+    pub fn done(self) -> Answer {
         self.failed?;
         Ok(self.any)
     }
 }
 
 pub fn messages(view: &StoreView, args: &Messages, out: &mut Output) -> Answer {
-    let mut list = List::new(out, args.body, args.limit)?;
+    let mut list = List::new(out, (args.body, args.decode), args.limit)?;
     let filter = &args.filter;
+    if args.follow {
+        return follow::follow(view, args, list);
+    }
     if let (Some(topic), Some(id)) = (&filter.topic, filter.queue) {
         let queue = view.queue(topic, id, &mut Vec::new())?;
         if queue.max_offset() > 0 {
@@ -243,7 +178,7 @@ pub fn messages(view: &StoreView, args: &Messages, out: &mut Output) -> Answer {
     Ok(true)
 }
 
-fn files_of(view: &StoreView, time: &TimeRange, position: Option<(u64, u64)>) -> Vec<Segment> {
+pub fn files_of(view: &StoreView, time: &TimeRange, position: Option<(u64, u64)>) -> Vec<Segment> {
     let (since, until) = time.bounds();
     let (from, to) = position.unwrap_or((0, u64::MAX));
     let mut files = view.log_files_of(since, until);
@@ -252,7 +187,7 @@ fn files_of(view: &StoreView, time: &TimeRange, position: Option<(u64, u64)>) ->
 }
 
 /// Shows the records of some files; damage between them goes to stderr.
-fn walk(
+pub fn walk(
     view: &StoreView,
     files: &[Segment],
     mut visit: impl FnMut(&Record<'_>) -> ControlFlow<()>,
@@ -342,13 +277,17 @@ pub fn message(view: &StoreView, args: &super::Message, out: &mut Output) -> Ans
     let found = find(view, &args.id, args.scan)?;
     for (n, record) in found.iter().filter_map(|s| as_record(s)).enumerate() {
         if out.json {
-            out.object(&Line::of(&record, true))?;
+            let mut line = Line::of(&record, true);
+            line.decoded = decode_in(view, &record).map(|d| d.json());
+            out.object(&line)?;
             continue;
         }
         if n > 0 {
             out.line("")?;
         }
-        in_full(&record, args.form, out)?;
+        for line in in_full(view, &record, args.form) {
+            out.line(&line)?;
+        }
     }
     if found.is_empty() {
         eprintln!("mq-store-inspect: no message {}", printable(&args.id));
@@ -356,46 +295,54 @@ pub fn message(view: &StoreView, args: &super::Message, out: &mut Output) -> Ans
     Ok(!found.is_empty())
 }
 
-fn in_full(r: &Record<'_>, form: Form, out: &mut Output) -> io::Result<()> {
+/// A message in lines for people.
+pub fn in_full(view: &StoreView, r: &Record<'_>, form: Form) -> Vec<String> {
     let line = Line::of(r, false);
-    let mut fact = |name: &str, value: &str| out.line(&format!("{name:<16}{}", printable(value)));
-    fact("topic", line.topic)?;
-    fact("queue", &format!("{}, offset {}", line.queue_id, line.queue_offset))?;
+    let mut lines = Vec::new();
+    let mut fact = |name: &str, value: &str| lines.push(format!("{name:<16}{}", printable(value)));
+    fact("topic", line.topic);
+    fact("queue", &format!("{}, offset {}", line.queue_id, line.queue_offset));
     let bytes = size(r.size() as u64);
-    fact("position", &format!("{}, {bytes} bytes, version {}", r.physical_offset(), r.version()))?;
-    fact("offset id", &line.offset_msg_id)?;
+    fact("position", &format!("{}, {bytes} bytes, version {}", r.physical_offset(), r.version()));
+    fact("offset id", &line.offset_msg_id);
     for (name, value) in [("unique key", line.msg_id), ("keys", line.keys), ("tags", line.tags)] {
         if let Some(value) = value {
-            fact(name, value)?;
+            fact(name, value);
         }
     }
-    fact("born", &format!("{} at {}", local(line.born_timestamp), line.born_host))?;
-    fact("stored", &format!("{} at {}", local(line.store_timestamp), line.store_host))?;
-    fact("flag", &line.flag.to_string())?;
-    fact("sysFlag", &format!("{:#x}{}", line.sys_flag, flags(r)))?;
-    fact("reconsume times", &line.reconsume_times.to_string())?;
+    fact("born", &format!("{} at {}", local(line.born_timestamp), line.born_host));
+    fact("stored", &format!("{} at {}", local(line.store_timestamp), line.store_host));
+    fact("flag", &line.flag.to_string());
+    fact("sysFlag", &format!("{:#x}{}", line.sys_flag, flags(r)));
+    fact("reconsume times", &line.reconsume_times.to_string());
     if line.prepared_transaction_offset != 0 {
-        fact("half message", &line.prepared_transaction_offset.to_string())?;
+        fact("half message", &line.prepared_transaction_offset.to_string());
     }
     let crc = line.damaged.as_deref().unwrap_or("right");
-    fact("body CRC", &format!("{:#010x}, {crc}", line.body_crc))?;
+    fact("body CRC", &format!("{:#010x}, {crc}", line.body_crc));
     for (n, (name, value)) in line.properties.iter().enumerate() {
-        fact(if n == 0 { "properties" } else { "" }, &format!("{name} = {value}"))?;
+        fact(if n == 0 { "properties" } else { "" }, &format!("{name} = {value}"));
+    }
+    let decoded = decode_in(view, r).map(|d| d.lines()).unwrap_or_default();
+    for (n, line) in decoded.iter().enumerate() {
+        fact(if n == 0 { "meaning" } else { "" }, line);
     }
     let stored = format!("{} bytes", size(line.body_length as u64));
-    match body::plain(r) {
+    let text = match body::plain(r) {
         Ok(plain) => {
             let (kind, text) = body::show(&plain, form);
             let unpacked = body::compression(r)
                 .map(|with| format!(", {with} of {} bytes", size(plain.len() as u64)));
-            fact("body", &format!("{stored}{}, {kind}", unpacked.unwrap_or_default()))?;
-            out.line(&text)
+            fact("body", &format!("{stored}{}, {kind}", unpacked.unwrap_or_default()));
+            text
         }
         Err(e) => {
-            fact("body", &format!("{stored}, cannot be uncompressed: {e}"))?;
-            out.line(&body::show(r.body(), Form::Hex).1)
+            fact("body", &format!("{stored}, cannot be uncompressed: {e}"));
+            body::show(r.body(), Form::Hex).1
         }
-    }
+    };
+    lines.extend(text.lines().map(str::to_owned));
+    lines
 }
 
 fn flags(r: &Record<'_>) -> String {
@@ -414,7 +361,7 @@ fn flags(r: &Record<'_>) -> String {
 }
 
 pub fn query(view: &StoreView, args: &Query, out: &mut Output) -> Answer {
-    let mut list = List::new(out, args.body, args.limit)?;
+    let mut list = List::new(out, (args.body, args.decode), args.limit)?;
     let (topic, key) = (args.topic.as_str(), args.key.as_str());
     if !args.scan {
         let index = view.index(&mut Vec::new())?;

@@ -1,8 +1,16 @@
 //! `mq-store-inspect`: what is typed, and which command answers it.
 
 mod body;
+mod browse;
+mod decode;
+mod export;
+mod follow;
+mod import;
+mod line;
 mod message;
 mod output;
+mod repair;
+mod send;
 mod summary;
 mod time;
 mod verify;
@@ -18,10 +26,11 @@ use body::Form;
 use output::Output;
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done (verify: the store is sound); 1 verify found damage, message or query \
-found nothing; 2 could not look.
+Exit codes: 0 done (verify, repair: the store is sound); 1 verify found damage, repair left some, \
+repair --dry-run would do something, message or query found nothing, export or import left \
+something out that was damaged or refused; 2 could not look, or do it.
 
-Nothing in the store's folder is changed, so it may be in use by a broker. Times are local: \
+Only repair and import change anything, and only in a store that nobody has open. Times are local: \
 2026-11-23T21:15, 2026-11-23, \"10m ago\" (s, m, h, d), or milliseconds since 1970.";
 
 /// Looks into the files of a RocketMQ store, live or dead, of this broker or a Java one.
@@ -34,7 +43,7 @@ struct Cli {
     /// Folder of the log's files, if it is not STORE/commitlog.
     #[arg(long, global = true, value_name = "DIR")]
     commitlog: Option<PathBuf>,
-    /// The store's folder (storePathRootDir).
+    /// The store's folder (storePathRootDir); for import also a broker's host:port.
     store: PathBuf,
     #[command(subcommand)]
     command: Command,
@@ -56,7 +65,8 @@ enum Command {
         after_help = "Examples:\n  mq-store-inspect /data/store messages --topic Orders --queue 0 \
                       --offset 100..120 --body\n  mq-store-inspect /data/store messages --since \
                       \"10m ago\" --tag created --property region=eu\n  mq-store-inspect --json \
-                      /data/store messages --reverse --limit 5"
+                      /data/store messages --reverse --limit 5\n  mq-store-inspect /data/store \
+                      messages --topic Orders --follow"
     )]
     Messages(Messages),
     /// One message in full, by its position in the log, its offset id or its unique key.
@@ -72,7 +82,78 @@ enum Command {
     Offsets(Offsets),
     /// Checks every record, queue unit, index item and committed offset against each other.
     #[command(after_help = "Example: mq-store-inspect /data/store verify && echo sound")]
-    Verify,
+    Verify(Verify),
+    /// Makes a damaged store one that brokers open, Java's too; keeps every byte that it changes.
+    ///
+    /// Damaged records of the log become fillers that no consumer sees, so that what stands behind
+    /// them is served again; what stands behind the last intact record is cut. ConsumeQueues are
+    /// completed and index files made anew from the log, and config files that cannot be read give
+    /// way to their .bak. What was there before is kept in STORE/attic. Then everything is verified.
+    #[command(after_help = "Examples:\n  mq-store-inspect /data/store repair --dry-run\n  \
+                      mq-store-inspect /data/store repair")]
+    Repair(Repair),
+    /// Writes messages as JSON lines with their bodies, in the order of the log.
+    #[command(
+        after_help = "Examples:\n  mq-store-inspect /data/store export --output all.jsonl.zst\n  \
+                      mq-store-inspect /data/store export --topic Orders --since \"1d ago\" | jq .keys"
+    )]
+    Export(Export),
+    /// Appends messages from the JSON lines of export to a store, or sends them to a broker.
+    ///
+    /// They get new places and store times; topic, queue, flags, keys, tags, properties, body,
+    /// time and place of birth are kept (a broker notes us as their place of birth). Topics that
+    /// are not there are made.
+    #[command(
+        after_help = "Examples:\n  mq-store-inspect /data/new-store import all.jsonl.zst\n  \
+                      mq-store-inspect 127.0.0.1:10911 import orders.jsonl\n  mq-store-inspect a \
+                      export | mq-store-inspect b import -"
+    )]
+    Import(Import),
+    /// A full-screen browser: topics, queues, messages, one message.
+    #[command(after_help = "Example: mq-store-inspect /data/store browse\n\nKeys: ? shows them.")]
+    Browse,
+}
+
+#[derive(Args)]
+struct Verify {
+    /// Also say how fast it was, beside a CRC alone over the same bytes.
+    #[arg(long)]
+    speed: bool,
+}
+
+#[derive(Args)]
+struct Repair {
+    /// Only say what would be done; 1 if there is something to do.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Args)]
+struct Export {
+    #[command(flatten)]
+    filter: Filter,
+    /// At most so many.
+    #[arg(long, value_name = "N", default_value_t = u64::MAX, hide_default_value = true)]
+    limit: u64,
+    /// Write to this new file, compressed if its name ends in .zst.
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Compress with zstd.
+    #[arg(long)]
+    zstd: bool,
+    /// Write damaged messages too, marked as such.
+    #[arg(long)]
+    damaged: bool,
+}
+
+#[derive(Args)]
+struct Import {
+    /// The lines, plain or zstd; - for standard input.
+    #[arg(value_name = "FILE")]
+    input: PathBuf,
+    /// Also what brokers keep for themselves: delayed messages, halves, traces, inner batches.
+    #[arg(long)]
+    all: bool,
 }
 
 #[derive(Args)]
@@ -155,6 +236,13 @@ struct Messages {
     /// The bodies too (in JSON: base64 of the bytes as stored).
     #[arg(long)]
     body: bool,
+    /// Also what a message means: delays, transactions, POP, retries, batches, traces, timers.
+    #[arg(long)]
+    decode: bool,
+    /// Go on with what a broker writes from now on; what is there already comes first only if
+    /// --since, --offset or --position say from where.
+    #[arg(long, conflicts_with = "reverse")]
+    follow: bool,
 }
 
 #[derive(Args)]
@@ -187,6 +275,9 @@ struct Query {
     /// The bodies too.
     #[arg(long)]
     body: bool,
+    /// Also what a message means.
+    #[arg(long)]
+    decode: bool,
 }
 
 fn pair(text: &str) -> Result<(String, String), &'static str> {
@@ -210,8 +301,17 @@ fn range(text: &str) -> Result<(u64, u64), &'static str> {
 enum Failure {
     #[error(transparent)]
     Store(#[from] mq_store::Error),
-    #[error("cannot write: {0}")]
+    #[error("cannot read or write: {0}")]
     Output(#[from] io::Error),
+    #[error("cannot read {path}: {source}")]
+    Input { path: PathBuf, source: io::Error },
+    #[error("broker {0}: {1}")]
+    Broker(String, String),
+    /// Only this line is of no use.
+    #[error("{0}")]
+    Line(String),
+    #[error("browse wants a terminal for input and output")]
+    NoTerminal,
 }
 
 /// Whether a command found what it was asked for (for verify: that all is well).
@@ -234,8 +334,21 @@ pub fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Answer {
     let log_dir = cli.commitlog.clone().unwrap_or_else(|| cli.store.join("commitlog"));
-    let view = StoreView::open_with_log(&cli.store, &log_dir)?;
     let mut out = Output::new(cli.json);
+    match &cli.command {
+        Command::Import(args) => {
+            let answer = import::import(&cli.store, cli.commitlog.as_deref(), args, &mut out)?;
+            out.finish()?;
+            return Ok(answer);
+        }
+        Command::Repair(args) => {
+            let answer = repair::repair(&cli.store, &log_dir, args, &mut out)?;
+            out.finish()?;
+            return Ok(answer);
+        }
+        _ => {}
+    }
+    let view = StoreView::open_with_log(&cli.store, &log_dir)?;
     let answer = match &cli.command {
         Command::Summary => summary::summary(&view, &mut out),
         Command::Topics => summary::topics(&view, &mut out),
@@ -244,7 +357,10 @@ fn run(cli: &Cli) -> Answer {
         Command::Message(args) => message::message(&view, args, &mut out),
         Command::Query(args) => message::query(&view, args, &mut out),
         Command::Offsets(args) => summary::offsets(&view, args, &mut out),
-        Command::Verify => verify::verify(&view, &mut out),
+        Command::Verify(args) => verify::verify(&view, args, &mut out),
+        Command::Export(args) => export::export(&view, args, &mut out),
+        Command::Browse => browse::run(view),
+        Command::Import(_) | Command::Repair(_) => unreachable!("done above"),
     }?;
     out.finish()?;
     Ok(answer)

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::Value;
 use unicode_width::UnicodeWidthStr;
@@ -17,6 +18,7 @@ pub struct Output {
     columns: Vec<Column>,
     rows: Vec<Row>,
     header_is_due: bool,
+    colours: bool,
 }
 
 struct Column {
@@ -41,7 +43,7 @@ impl Cell {
         Cell::Number(n.try_into().unwrap_or(i64::MAX))
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         match self {
             Cell::Text(text) => text.clone(),
             Cell::Number(n) => n.to_string(),
@@ -51,7 +53,7 @@ impl Cell {
         }
     }
 
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         match self {
             Cell::Text(text) => text.as_str().into(),
             Cell::Number(n) => (*n).into(),
@@ -76,7 +78,13 @@ impl Output {
             columns: Vec::new(),
             rows: Vec::new(),
             header_is_due: false,
+            colours: !json && colours(),
         }
+    }
+
+    /// Bold red on a terminal.
+    pub fn alarm(&self, text: &str) -> String {
+        if self.colours { format!("\x1b[1;31m{text}\x1b[0m") } else { text.to_owned() }
     }
 
     /// Writes an object as a line.
@@ -126,9 +134,11 @@ impl Output {
     }
 
     fn flush_rows(&mut self) -> io::Result<()> {
+        let mut is_header = false;
         if std::mem::take(&mut self.header_is_due) {
             let titles = self.columns.iter().map(|c| c.title.to_owned()).collect();
             self.rows.insert(0, Row { cells: titles, below: String::new() });
+            is_header = self.colours;
         }
         for row in self.rows.drain(..) {
             let mut line = String::new();
@@ -137,7 +147,10 @@ impl Output {
                 let (left, right) = if column.is_number { (&*pad, "") } else { ("", &*pad) };
                 line.extend([left, cell, right, "  "]);
             }
-            writeln!(self.to, "{}", line.trim_end())?;
+            match std::mem::take(&mut is_header) {
+                true => writeln!(self.to, "\x1b[1m{}\x1b[0m", line.trim_end())?,
+                false => writeln!(self.to, "{}", line.trim_end())?,
+            }
             for line in row.below.lines() {
                 writeln!(self.to, "    {line}")?;
             }
@@ -150,6 +163,14 @@ impl Output {
         self.flush_rows()?;
         self.to.flush()
     }
+}
+
+/// Whether standard output is a terminal that shows colours to somebody who wants them.
+pub fn colours() -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|v| !v.is_empty());
+    io::stdout().is_terminal()
+        && !is_set("NO_COLOR")
+        && std::env::var_os("TERM").is_none_or(|t| t != "dumb")
 }
 
 /// Text without anything that a terminal would take for a command.
@@ -192,28 +213,44 @@ pub fn size(bytes: u64) -> String {
 
 /// How far something is, on a terminal.
 pub struct Progress {
-    shows: bool,
-    percent: u64,
+    bar: ProgressBar,
+    next: u64,
+    step: u64,
 }
 
 impl Progress {
-    pub fn new() -> Progress {
-        Progress { shows: io::stderr().is_terminal(), percent: u64::MAX }
+    /// Of `len` bytes, or of nobody knows how many if it is 0.
+    pub fn new(what: &str, len: u64) -> Progress {
+        let (bar, form) = match len {
+            0 => (ProgressBar::new_spinner(), "{msg} {bytes} {bytes_per_sec}"),
+            _ => {
+                let form = "{msg} {bar:30} {percent}% {eta} left";
+                (ProgressBar::new(len), form)
+            }
+        };
+        // A form that is wrong shows a plain bar.
+        if let Ok(style) = ProgressStyle::with_template(form) {
+            bar.set_style(style);
+        }
+        bar.set_message(what.to_owned());
+        Progress { bar, next: 0, step: (len / 1000).max(1 << 16) }
     }
 
-    pub fn show(&mut self, what: &str, done: u64, of: u64) {
-        let percent = (done as u128 * 100 / u128::from(of.max(1))) as u64;
-        if self.shows && percent != self.percent {
-            self.percent = percent;
-            eprint!("\r{what} {percent}%\x1b[K");
+    /// Cheap enough for every message.
+    pub fn at(&mut self, done: u64) {
+        if done >= self.next {
+            self.next = done + self.step;
+            self.bar.set_position(done);
         }
+    }
+
+    /// Says something on stderr.
+    pub fn tell(&self, what: &str) {
+        self.bar.suspend(|| eprintln!("mq-store-inspect: {}", printable(what)));
     }
 
     pub fn clear(&mut self) {
-        if self.shows && self.percent != u64::MAX {
-            eprint!("\r\x1b[K");
-            self.percent = u64::MAX;
-        }
+        self.bar.finish_and_clear();
     }
 }
 

@@ -71,12 +71,13 @@ fn files_and_bytes(dir: &Path) -> (u64, u64) {
 pub fn summary(view: &StoreView, out: &mut Output) -> Answer {
     tell(view.misfits());
     let mut totals = Totals::default();
-    let mut progress = Progress::new();
+    let log_min = view.log_min();
     let limit = view.log().last().map_or(0, |s| s.limit());
+    let mut progress = Progress::new("log", limit - log_min);
     let end = view.walk(false, |step| {
         match step {
             Step::Record(r) | Step::BadBody(r) => {
-                progress.show("log", r.physical_offset().unsigned_abs(), limit);
+                progress.at(r.physical_offset().unsigned_abs() - log_min);
                 totals.add(&r);
             }
             Step::Hole { from, to, .. } => totals.damaged += to - from,
@@ -121,6 +122,7 @@ pub fn summary(view: &StoreView, out: &mut Output) -> Answer {
         return Ok(true);
     }
 
+    let alarm = out.alarm("DAMAGED     ");
     let mut fact = |name: &str, value: String| out.line(&format!("{name:<12}{value}"));
     fact("store", view.root().display().to_string())?;
     fact(
@@ -138,7 +140,7 @@ pub fn summary(view: &StoreView, out: &mut Output) -> Answer {
         Why::Broken(e) => fact("", format!("behind the end stands something else: {e}"))?,
     }
     if totals.damaged > 0 {
-        fact("DAMAGED", format!("{} bytes; see verify", size(totals.damaged)))?;
+        fact(&alarm, format!("{} bytes; see verify", size(totals.damaged)))?;
     }
     let messages = count(totals.messages);
     fact("messages", format!("{messages} of {} topics", totals.topics.len()))?;
