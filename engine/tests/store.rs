@@ -392,6 +392,38 @@ fn one_file_that_was_cut_gets_its_length_back() {
     assert_holds(&store, COUNT);
 }
 
+/// Holds every allocation up until it is let go.
+struct Stuck(std::sync::Mutex<mpsc::Receiver<()>>, mpsc::Sender<()>);
+
+impl Watch for Stuck {
+    fn before(&self, call: &Call, _: &Path) -> io::Result<()> {
+        if matches!(call, Call::Allocate(_)) {
+            let _ = self.1.send(());
+            let _ = self.0.lock().unwrap().recv();
+        }
+        Ok(())
+    }
+    fn after(&self, _: &Call, _: &Path) {}
+}
+
+#[test]
+fn an_append_that_does_not_get_on_holds_no_other_up_for_long() {
+    let dir = tempfile::tempdir().unwrap();
+    let ((go_on, wait), (tell, is_stuck)) = (mpsc::channel(), mpsc::channel());
+    let fs = Fs::watched(Arc::new(Stuck(wait.into(), tell)));
+    let config = StoreConfig { append_timeout_ms: 50, ..config(dir.path()) };
+    let (store, _) = open_on(config, fs);
+    std::thread::scope(|scope| {
+        let stuck = scope.spawn(|| store.append(&message("T", 0, b"stuck")));
+        is_stuck.recv().unwrap();
+        let other = store.append(&message("T", 1, b"other"));
+        assert!(matches!(other, Err(Error::Busy(50))), "{other:?}");
+        drop(go_on);
+        stuck.join().unwrap().unwrap();
+    });
+    assert_eq!(store.append(&message("T", 1, b"later")).unwrap().queue_offset, 0);
+}
+
 /// What was on the disk at the last checkpoint is not walked over again after a kill, unless
 /// something of it is not as it was.
 #[test]
@@ -503,36 +535,4 @@ fn queues_of_other_kinds_are_made_again_or_left_alone() {
     let refused = store.append(&message("Batch", 0, b"")).unwrap_err();
     assert!(refused.to_string().contains("BatchCQ"), "{refused}");
     assert_eq!(store.append(&message("T", 3, b"")).unwrap().queue_offset, 30);
-}
-
-/// Holds every allocation up until it is let go.
-struct Stuck(std::sync::Mutex<mpsc::Receiver<()>>, mpsc::Sender<()>);
-
-impl Watch for Stuck {
-    fn before(&self, call: &Call, _: &Path) -> io::Result<()> {
-        if matches!(call, Call::Allocate(_)) {
-            let _ = self.1.send(());
-            let _ = self.0.lock().unwrap().recv();
-        }
-        Ok(())
-    }
-    fn after(&self, _: &Call, _: &Path) {}
-}
-
-#[test]
-fn an_append_that_does_not_get_on_holds_no_other_up_for_long() {
-    let dir = tempfile::tempdir().unwrap();
-    let ((go_on, wait), (tell, is_stuck)) = (mpsc::channel(), mpsc::channel());
-    let fs = Fs::watched(Arc::new(Stuck(wait.into(), tell)));
-    let config = StoreConfig { append_timeout_ms: 50, ..config(dir.path()) };
-    let (store, _) = open_on(config, fs);
-    std::thread::scope(|scope| {
-        let stuck = scope.spawn(|| store.append(&message("T", 0, b"stuck")));
-        is_stuck.recv().unwrap();
-        let other = store.append(&message("T", 1, b"other"));
-        assert!(matches!(other, Err(Error::Busy(50))), "{other:?}");
-        drop(go_on);
-        stuck.join().unwrap().unwrap();
-    });
-    assert_eq!(store.append(&message("T", 1, b"later")).unwrap().queue_offset, 0);
 }

@@ -15,8 +15,8 @@ public final class Interop {
         Set<String> standard = new LinkedHashSet<>(known.keySet());
         Load.scenarios(known);
         Servers.scenarios(known);
-        Fixtures.scenarios(known);
         Operating.scenarios(known);
+        Fixtures.scenarios(known);
 
         List<String> wanted = new ArrayList<>();
         for (String name : Arrays.asList(args).subList(2, args.length)) {

@@ -64,9 +64,6 @@ final class Servers {
         Kit.node(first, "stop");
     }
 
-    /** 4.5.2 does not save, as it stops, which delayed messages it delivered in the last 10 s. */
-    private static final boolean FORGETFUL = Boolean.getBoolean("forgetful");
-
     /**
      * A store of Java's broker is damaged in many places and repaired: both brokers serve every message that is intact, in
      * its place, and go on. -Dfirst and -Dsecond are nodes of ours and of Java's, which share -Dstore; -Dinspect is the tool.
@@ -161,6 +158,9 @@ final class Servers {
         }
         return all;
     }
+
+    /** 4.5.2 does not save, as it stops, which delayed messages it delivered in the last 10 s. */
+    private static final boolean FORGETFUL = Boolean.getBoolean("forgetful");
 
     private static final class Ledger {
         final String topic, group;

@@ -13,7 +13,7 @@ use mq_store::broker::persist::ConfigFile;
 use mq_store::broker::topics::{TopicConfig, TopicTable};
 use mq_store::codec::properties;
 use mq_store::codec::record::{Message, sys_flag};
-use mq_store::config::StoreConfig;
+use mq_store::config::{StoreConfig, split_paths};
 use mq_store::os::fs::Fs;
 use mq_store::store::MessageStore;
 use serde::Deserialize;
@@ -68,7 +68,7 @@ pub fn import(target: &Path, log_dir: Option<&Path>, args: &Import, out: &mut Ou
         Some(address) => To::Broker(Box::new(Sender::connect(address)?)),
         None => {
             let config = StoreConfig {
-                log_dir: log_dir.map(Path::to_owned),
+                log_dirs: log_dir.map(split_paths).unwrap_or_default(),
                 // A file may come from a broker that takes larger ones.
                 max_body: 64 << 20,
                 ..StoreConfig::at(target)

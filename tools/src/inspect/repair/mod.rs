@@ -13,7 +13,7 @@ mod stand_in;
 use std::path::{Path, PathBuf};
 
 use mq_store::broker::persist::ConfigFile;
-use mq_store::config::StoreConfig;
+use mq_store::config::{StoreConfig, split_paths};
 use mq_store::os::fs::{Fs, list_numbered};
 use mq_store::os::lock::StoreLock;
 use mq_store::store::MessageStore;
@@ -57,7 +57,7 @@ pub fn repair(root: &Path, log_dir: &Path, args: &Repair, out: &mut Output) -> A
     let attic = Attic::new(&fs, root)?;
     let doubtful = mend_files(&fs, &attic, &view, &found, &patches)?;
     drop((view, lock));
-    let config = StoreConfig { log_dir: Some(log_dir.to_owned()), ..StoreConfig::at(root) };
+    let config = StoreConfig { log_dirs: split_paths(log_dir), ..StoreConfig::at(root) };
     start_and_stop(config)?;
     // Nobody but a start between these two lines could come in between, and it would be harmless.
     let lock = StoreLock::take(root)?;
