@@ -313,6 +313,10 @@ impl ConsumeQueue {
             let file = Arc::new(MappedFile::open(fs, &path, keep as usize)?);
             files.push(Segment { base: segment.base, file });
         }
+        if files.len() < self.chain.all().len() {
+            // What was removed must not come back with a power cut.
+            fs.sync_dir(self.chain.dir())?;
+        }
         let max = files.last().map_or(0, |s| s.end() / UNIT);
         Ok(ConsumeQueue {
             topic: self.topic.clone(),
