@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::error::Result;
@@ -53,6 +54,11 @@ pub struct Chain {
     files: RwLock<VecDeque<Segment>>,
     /// The next file, made ahead of its time.
     spare: Mutex<Option<Segment>>,
+    /// How many folders, from a file's own upwards, get new names synced with the first content
+    /// only; 0: all do at once.
+    names_later: usize,
+    /// Names wait for that.
+    names_wait: AtomicBool,
 }
 
 impl Chain {
@@ -72,7 +78,16 @@ impl Chain {
             file_len,
             files: RwLock::new(files.into()),
             spare: Mutex::new(None),
+            names_later: 0,
+            names_wait: AtomicBool::new(false),
         }
+    }
+
+    /// Has new files, in so many folders of their own, named on the disk not before something in them is
+    /// synced: for files that can be made again, thousands at a time.
+    pub fn with_names_later(mut self, folders: usize) -> Chain {
+        self.names_later = folders;
+        self
     }
 
     /// The folder, or the first of several.
@@ -130,7 +145,10 @@ impl Chain {
 
     fn make(&self, base: u64) -> Result<Segment> {
         let dir = self.dir_of(base);
-        self.fs.create_dir(dir)?;
+        match self.names_later {
+            0 => self.fs.create_dir(dir)?,
+            _ => self.fs.create_dir_unsynced(dir)?,
+        }
         let path = dir.join(file_name(base));
         if path.exists() {
             // Nothing is in it: its folder could not be synced when it was made.
@@ -138,7 +156,10 @@ impl Chain {
         }
         let file = Arc::new(MappedFile::create(&self.fs, &path, self.file_len)?);
         // The name must survive a power cut, or what is synced into the file would be lost.
-        self.fs.sync_dir(dir)?;
+        match self.names_later {
+            0 => self.fs.sync_dir(dir)?,
+            _ => self.names_wait.store(true, Ordering::Release),
+        }
         Ok(Segment { base, file })
     }
 
@@ -188,6 +209,14 @@ impl Chain {
 
     /// Forces what is published between two positions to the disk.
     pub fn sync(&self, from: u64, to: u64) -> Result<()> {
+        if self.names_wait.swap(false, Ordering::AcqRel) {
+            // From above: a name counts only in a folder that is there.
+            let mut folders: Vec<&Path> = self.dir().ancestors().take(self.names_later).collect();
+            folders.reverse();
+            folders.into_iter().try_for_each(|dir| self.fs.sync_dir(dir)).inspect_err(|_| {
+                self.names_wait.store(true, Ordering::Release);
+            })?;
+        }
         let files: Vec<Segment> =
             self.read().iter().filter(|s| s.limit() > from && s.base < to).cloned().collect();
         for s in files {

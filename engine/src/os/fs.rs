@@ -106,17 +106,26 @@ impl Fs {
 
     /// Creates a folder and those above it.
     pub fn create_dir(&self, path: &Path) -> Result<()> {
+        self.create_dirs(path, true)
+    }
+
+    /// [`Fs::create_dir`] without forcing the entries to the disk.
+    pub fn create_dir_unsynced(&self, path: &Path) -> Result<()> {
+        self.create_dirs(path, false)
+    }
+
+    fn create_dirs(&self, path: &Path, sync: bool) -> Result<()> {
         if path.is_dir() || path.as_os_str().is_empty() {
             return Ok(());
         }
         let parent = path.parent().unwrap_or(Path::new(""));
-        self.create_dir(parent)?;
+        self.create_dirs(parent, sync)?;
         self.call("create the folder", Call::CreateDir, path, || match fs::create_dir(path) {
             // Another thread was faster.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
             other => other,
         })?;
-        self.sync_dir(parent)
+        if sync { self.sync_dir(parent) } else { Ok(()) }
     }
 
     /// Removes an empty folder.

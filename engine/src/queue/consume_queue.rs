@@ -15,6 +15,8 @@ const UNIT: u64 = UNIT_LEN as u64;
 /// messages each are cheap, and a busy one seldom has to ask.
 const ALLOCATE_STEP: usize = 4096;
 const MAX_ALLOCATE_STEP: usize = 1 << 20;
+/// The queue's, the topic's and `consumequeue`; and the store's own, which names that.
+const FOLDERS: usize = 4;
 
 /// A queue's files and offsets. Offsets count units.
 #[derive(Debug)]
@@ -66,7 +68,7 @@ impl ConsumeQueue {
         Ok(ConsumeQueue {
             topic,
             id,
-            chain: Chain::new(fs, dir, file_len, files),
+            chain: Chain::new(fs, dir, file_len, files).with_names_later(FOLDERS),
             writer: Mutex::new(writer),
             next: AtomicU64::new(max),
             max: AtomicU64::new(max),
@@ -322,7 +324,8 @@ impl ConsumeQueue {
             topic: self.topic.clone(),
             id: self.id,
             writer: Mutex::new(files.last().map(|s| s.file.writer())),
-            chain: Chain::new(fs, self.chain.dir(), self.chain.file_len(), files),
+            chain: Chain::new(fs, self.chain.dir(), self.chain.file_len(), files)
+                .with_names_later(FOLDERS),
             next: AtomicU64::new(max),
             max: AtomicU64::new(max),
             min: AtomicU64::new(self.min_offset().min(max)),
