@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::config::{self, BrokerConf, FlushDiskType, MetricsExporterType};
+use crate::config::{self, BrokerConf, FlushDiskType, MetricsExporterType, SetError};
 use crate::conn::Reply;
 use crate::handle::admin::ConfigAccess;
 use crate::handle::{BrokerService, Tuning, pull};
@@ -104,7 +104,14 @@ impl Settings {
             let mut changed = conf.clone();
             let mut kept = read_overrides(&changed.store_path_root_dir);
             for (key, value) in changes {
-                changed.set(key, value).map_err(|e| e.to_string())?;
+                match changed.set(key, value) {
+                    // Tools set what some brokers of a cluster know and others do not.
+                    Err(SetError::Unknown(_)) => {
+                        tracing::warn!("{key}={value} is not set: this broker has no such key");
+                        continue;
+                    }
+                    set => set.map_err(|e| e.to_string())?,
+                }
                 kept.insert(key.clone(), value.clone());
             }
             write_overrides(service, &kept).map_err(|e| e.to_string())?;

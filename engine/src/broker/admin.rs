@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::groups::GroupConfig;
+use super::modes::RequestMode;
 use super::names::{self, RETRY_PREFIX};
 use super::offsets::QueueOffsets;
 use super::topics::TopicConfig;
@@ -124,6 +125,25 @@ impl Broker {
             self.offsets.save()?;
         }
         Ok(())
+    }
+
+    /// Allows or forbids a group to pull from a topic; saved when this returns.
+    pub fn set_may_read(&self, group: &str, topic: &str, may: bool) -> Result<()> {
+        self.groups.set_may_read(group, topic, may, self.now_ms());
+        self.groups.save()
+    }
+
+    /// Sets how a group asks for messages of a topic; saved when this returns.
+    pub fn set_request_mode(&self, mode: RequestMode) -> Result<(), Refusal> {
+        if mode.topic.starts_with(RETRY_PREFIX) {
+            let text = "retry topic is not allowed to set mode".to_owned();
+            return Err(Refusal::NoPermission(text));
+        }
+        if self.topics.get(&mode.topic).is_none() {
+            return Err(Refusal::NoTopic(mode.topic));
+        }
+        self.group(&mode.consumer_group)?;
+        Ok(self.modes.put(mode)?)
     }
 
     /// Every queue of a topic.

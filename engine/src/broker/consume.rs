@@ -37,6 +37,10 @@ impl Broker {
             let text = format!("subscription group no permission, {group} (consumeEnable)");
             return Err(Refusal::NoPermission(text));
         }
+        if !self.groups.may_read(group, topic) {
+            let text = format!("the consumer group[{group}] is forbidden for topic[{topic}]");
+            return Err(Refusal::NoPermission(text));
+        }
         let config = self.topics.get(topic).ok_or_else(|| Refusal::NoTopic(topic.into()))?;
         if !config.is_readable() {
             let text = format!("the topic[{topic}] pulling message is forbidden");

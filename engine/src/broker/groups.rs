@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use serde::{Deserialize, Serialize};
 
 use super::persist::ConfigFile;
-use super::topics::DataVersion;
+use super::topics::{DataVersion, perm};
 use crate::error::Result;
 use crate::os::fs::Fs;
 
@@ -59,20 +59,22 @@ impl GroupConfig {
     }
 }
 
+/// Group to topic to bits of [`perm`]: what is forbidden.
+type Forbidden = BTreeMap<String, BTreeMap<String, i32>>;
+
 /// The file's content, also that of request 201.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GroupTable {
     pub data_version: DataVersion,
-    /// Group to topic to bits of what is forbidden.
-    pub forbidden_table: BTreeMap<String, BTreeMap<String, i32>>,
+    pub forbidden_table: Forbidden,
     pub subscription_group_table: BTreeMap<String, GroupConfig>,
 }
 
 /// All groups of a broker.
 pub struct Groups {
     table: RwLock<HashMap<Arc<str>, Arc<GroupConfig>>>,
-    forbidden: BTreeMap<String, BTreeMap<String, i32>>,
+    forbidden: RwLock<Forbidden>,
     version: Mutex<DataVersion>,
     file: ConfigFile,
 }
@@ -91,7 +93,7 @@ impl Groups {
             .collect();
         Groups {
             table: RwLock::new(table),
-            forbidden: loaded.forbidden_table,
+            forbidden: RwLock::new(loaded.forbidden_table),
             version: Mutex::new(loaded.data_version),
             file,
         }
@@ -110,7 +112,7 @@ impl Groups {
         let table = self.read();
         GroupTable {
             data_version: *self.version.lock().unwrap_or_else(PoisonError::into_inner),
-            forbidden_table: self.forbidden.clone(),
+            forbidden_table: self.forbidden().clone(),
             subscription_group_table: table
                 .iter()
                 .map(|(name, g)| (name.to_string(), (**g).clone()))
@@ -136,6 +138,27 @@ impl Groups {
             self.changed(now_ms);
         }
         removed
+    }
+
+    fn forbidden(&self) -> std::sync::RwLockReadGuard<'_, Forbidden> {
+        self.forbidden.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a group may pull from a topic.
+    pub fn may_read(&self, group: &str, topic: &str) -> bool {
+        let forbidden = self.forbidden();
+        let bits = forbidden.get(group).and_then(|topics| topics.get(topic));
+        bits.is_none_or(|bits| bits & perm::READ == 0)
+    }
+
+    pub(super) fn set_may_read(&self, group: &str, topic: &str, may: bool, now_ms: i64) {
+        let mut forbidden = self.forbidden.write().unwrap_or_else(PoisonError::into_inner);
+        let topics = forbidden.entry(group.to_owned()).or_default();
+        let bits = topics.entry(topic.to_owned()).or_default();
+        *bits = if may { *bits & !perm::READ } else { *bits | perm::READ };
+        topics.retain(|_, bits| *bits != 0);
+        forbidden.retain(|_, topics| !topics.is_empty());
+        self.changed(now_ms);
     }
 
     fn changed(&self, now_ms: i64) {

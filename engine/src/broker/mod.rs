@@ -8,6 +8,7 @@ pub mod filter;
 pub mod groups;
 pub mod lag;
 pub mod locks;
+pub mod modes;
 pub mod names;
 pub mod offsets;
 pub mod persist;
@@ -28,6 +29,7 @@ use delay::Delay;
 use filter::data::Filters;
 use groups::{GroupConfig, Groups};
 use locks::QueueLocks;
+use modes::Modes;
 use offsets::Offsets;
 use stats::Stats;
 use topics::{TopicConfig, Topics, perm};
@@ -133,6 +135,7 @@ pub struct Broker {
     config: RwLock<Arc<BrokerConfig>>,
     topics: Topics,
     groups: Groups,
+    modes: Modes,
     offsets: Offsets,
     filters: Filters,
     locks: QueueLocks,
@@ -166,6 +169,7 @@ impl Broker {
         let broker = Arc::new(Broker {
             topics: Topics::open(&fs, &root, &mut notes),
             groups: Groups::open(&fs, &root, &mut notes),
+            modes: Modes::open(&fs, &root, &mut notes),
             offsets: Offsets::open(&fs, &root, &mut notes),
             filters: Filters::open(&fs, &root, store.clock().now_ms(), &mut notes),
             delay: Delay::open(&fs, &root, &mut notes),
@@ -233,6 +237,9 @@ impl Broker {
     /// SQL92 subscriptions.
     pub fn filters(&self) -> &Filters {
         &self.filters
+    }
+    pub fn modes(&self) -> &Modes {
+        &self.modes
     }
     pub fn locks(&self) -> &QueueLocks {
         &self.locks

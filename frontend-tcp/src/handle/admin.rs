@@ -247,11 +247,20 @@ pub fn update_config(service: &BrokerService, _: &Arc<Conn>, request: &Request<'
 }
 
 pub fn config(service: &BrokerService, _: &Arc<Conn>, _: &Request<'_>) -> Handled {
-    let mut lines: Vec<String> =
-        (service.config.all)().into_iter().map(|(k, v)| format!("{k}={v}\n")).collect();
-    lines.sort();
+    /// What tools expect of any broker, where this one has nothing to set.
+    const ALWAYS: [(&str, &str); 5] = [
+        ("brokerRole", "ASYNC_MASTER"),
+        ("filterServerNums", "0"),
+        ("slaveReadEnable", "false"),
+        ("traceOn", "true"),
+        ("useTLS", "false"),
+    ];
+    let mut all: BTreeMap<String, String> =
+        ALWAYS.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    all.extend((service.config.all)());
+    let lines: String = all.into_iter().map(|(k, v)| format!("{k}={v}\n")).collect();
     let version = *service.config.version.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(Command::ok().field("version", json(&version)).body(lines.concat()).into())
+    Ok(Command::ok().field("version", json(&version)).body(lines).into())
 }
 
 // ---- offsets ----

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod client;
+pub mod newer;
 pub mod pull;
 pub mod query;
 pub mod relay;
@@ -158,6 +159,15 @@ static TABLE: &[(i32, Access, Handler)] = &[
     (request::INVOKE_BROKER_TO_GET_CONSUMER_STATUS, Anyone, relay::consumer_status),
     (request::GET_CONSUMER_RUNNING_INFO, Anyone, relay::running_info),
     (request::CONSUME_MESSAGE_DIRECTLY, Anyone, relay::consume_directly),
+    (request::UPDATE_AND_GET_GROUP_FORBIDDEN, Admin, newer::forbid),
+    (request::SET_MESSAGE_REQUEST_MODE, Admin, newer::set_mode),
+    (request::GET_ALL_MESSAGE_REQUEST_MODE, Anyone, newer::all_modes),
+    (request::GET_BROKER_HA_STATUS, Anyone, newer::ha_status),
+    (request::RESET_MASTER_FLUSH_OFFSET, Admin, |_, _, _| newer::nothing_to_do()),
+    (request::POP_ROLLBACK, Admin, |_, _, _| newer::nothing_to_do()),
+    (request::GET_BROKER_EPOCH_CACHE, Anyone, |_, _, _| newer::no_controller()),
+    (request::GET_TIMER_CHECK_POINT, Anyone, |_, _, _| newer::no_timer("checkpoint")),
+    (request::GET_TIMER_METRICS, Anyone, |_, _, _| newer::no_timer("timer message store")),
 ];
 
 /// Why a request is not answered as asked. Here every reason gets its code.

@@ -20,6 +20,8 @@ use crate::wire::fields::header;
 
 const RELAY_TIMEOUT: Duration = Duration::from_secs(10);
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+/// The version of clients (3.1.8) that first answered what is relayed to them.
+const ANSWERS_SINCE: i32 = 62;
 
 header! {
     struct ResetHeader<'a> {
@@ -190,6 +192,13 @@ fn relay(
         let text = format!("The Consumer <{}> <{}> not online", h.group, h.client_id);
         Failure::Code(response::SYSTEM_ERROR, text)
     })?;
+    if member.version < ANSWERS_SINCE {
+        let text = format!(
+            "The Consumer <{}> Version <{}> too low to finish, please upgrade it to V3_1_8_SNAPSHOT",
+            h.client_id, member.version
+        );
+        return Err(Failure::Code(response::SYSTEM_ERROR, text));
+    }
     for (name, value) in &request.head.fields.0 {
         if command.fields.iter().all(|(known, _)| known != name) {
             command = command.field(name.to_string(), value.to_string());

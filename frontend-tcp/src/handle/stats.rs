@@ -389,7 +389,7 @@ header! {
         queue_id: i32 = "queueId",
         index: i64 = "index",
         count: i32 = "count",
-        group: &'a str = "consumerGroup" else "",
+        group: Option<&'a str> = "consumerGroup",
     }
 }
 
@@ -406,7 +406,8 @@ pub fn queue_units(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Body {
-        filter_data: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        filter_data: Option<String>,
         max_queue_index: u64,
         min_queue_index: u64,
         queue_data: Vec<QueueUnit>,
@@ -423,7 +424,7 @@ pub fn queue_units(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>
         let text = format!("Index {} of {}@{} is not exist!", h.index, h.queue_id, h.topic);
         return Ok(Command::ok().remark(text).into());
     };
-    let subscription = subscription_of(service, h.group, h.topic);
+    let subscription = h.group.and_then(|group| subscription_of(service, group, h.topic));
     let wants = |code| match subscription.as_deref() {
         Some(s) => s.filter.as_ref().is_ok_and(|filter| filter.wants(code)),
         None => true,
@@ -439,9 +440,15 @@ pub fn queue_units(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>
         });
         queue_data.len() < count
     });
-    let filter_data = service.broker.filters().get(h.topic, h.group);
+    let filter_data = match (h.group, &subscription) {
+        (None, _) => None,
+        (Some(group), None) => Some(format!("{group}@{} is not online!", h.topic)),
+        (Some(group), Some(_)) => {
+            Some(serde_json::to_string_pretty(&service.broker.filters().get(h.topic, group))?)
+        }
+    };
     let body = Body {
-        filter_data: serde_json::to_string_pretty(&filter_data)?,
+        filter_data,
         max_queue_index: queue.max_offset(),
         min_queue_index: queue.min_offset(),
         queue_data,

@@ -1,18 +1,18 @@
 //! `mq-store-inspect`: what is typed, and which command answers it.
 
-mod body;
+pub(crate) mod body;
 mod browse;
 mod decode;
 mod export;
 mod follow;
 mod import;
-mod line;
+pub(crate) mod line;
 mod message;
-mod output;
+pub(crate) mod output;
 mod repair;
 mod send;
 mod summary;
-mod time;
+pub(crate) mod time;
 mod verify;
 
 use std::io;
