@@ -150,8 +150,8 @@ fn difference(there: &Settings, new: &Settings) -> Option<&'static str> {
 /// topics; when one is dropped, the others get its queues and what it had not acknowledged.
 /// Several threads may use one member.
 pub struct Consumer {
-    mq: Arc<Inner>,
-    group: Arc<Group>,
+    pub(crate) mq: Arc<Inner>,
+    pub(crate) group: Arc<Group>,
     member: u64,
 }
 
@@ -166,7 +166,7 @@ impl Consumer {
         let deadline = Instant::now().checked_add(timeout);
         let mut waker = None;
         loop {
-            let (interest, wake) = match self.group.take(&self.mq, self.member, max.max(1))? {
+            let (interest, wake) = match self.take(max)? {
                 Taken::Messages(taken) => return Ok(self.deliveries_of(taken)),
                 Taken::Nothing(interest, wake) => (interest, wake),
             };
@@ -176,7 +176,7 @@ impl Consumer {
             let waker = waker.get_or_insert_with(this_thread).clone();
             let waiting = self.mq.waits.add(self.group.id, interest, waker);
             // What came before we waited would not wake us.
-            let taken = self.group.take(&self.mq, self.member, max.max(1));
+            let taken = self.take(max);
             if let Ok(Taken::Nothing(..)) = taken {
                 let until = [deadline, wake].into_iter().flatten().min();
                 park_until(until);
@@ -188,7 +188,11 @@ impl Consumer {
         }
     }
 
-    fn deliveries_of(&self, taken: Vec<(MessageView, Ticket, i32)>) -> Vec<Delivery> {
+    pub(crate) fn take(&self, max: usize) -> Result<Taken> {
+        self.group.take(&self.mq, self.member, max.max(1))
+    }
+
+    pub(crate) fn deliveries_of(&self, taken: Vec<(MessageView, Ticket, i32)>) -> Vec<Delivery> {
         let delivery = |(message, ticket, times)| Delivery {
             message,
             ticket,

@@ -39,6 +39,9 @@ pub enum Error {
         "the body is compressed with {0}, which this crate does not read; send it uncompressed or with zlib"
     )]
     Compression(&'static str),
+    /// The store cannot be served to clients (feature `tcp`).
+    #[error("the store cannot be served: {0}")]
+    Serve(#[source] std::io::Error),
     /// What the rules of messaging refuse.
     #[error("{0}")]
     Refused(Refusal),

@@ -3,19 +3,22 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use mq_store::broker::transaction::Check;
 use mq_store::broker::{Broker, BrokerConfig};
 use mq_store::config::StoreConfig;
 use mq_store::os::clock::Clock;
 use mq_store::os::fs::Fs;
-use mq_store::store::MessageStore;
+use mq_store::store::{Arrival, MessageStore};
 
 use crate::builder::Builder;
 use crate::consumer::ConsumerBuilder;
 use crate::error::{Error, Result};
 use crate::group::Group;
+use crate::message::MessageView;
 use crate::producer::Producer;
+use crate::transaction::{Checkers, Outcome, TransactionalProducer};
 use crate::wait::Waits;
 
 /// Where to read from.
@@ -41,7 +44,39 @@ pub(crate) struct Inner {
     pub topics_version: Arc<AtomicU64>,
     pub new_topic_queues: i32,
     pub closed: AtomicBool,
+    pub checkers: Arc<Checkers>,
+    pub remote: Arc<Remote>,
     notes: Vec<String>,
+}
+
+/// A frontend that serves the open store to others, and wants to know what happens.
+pub(crate) trait Frontend: Send + Sync {
+    fn arrived(&self, arrival: &Arrival<'_>);
+    fn topics_changed(&self);
+    fn check(&self, check: Check);
+}
+
+/// Where that frontend is, if there is one.
+#[derive(Default)]
+pub(crate) struct Remote {
+    is_there: AtomicBool,
+    frontend: RwLock<Option<Arc<dyn Frontend>>>,
+}
+
+impl Remote {
+    fn get(&self) -> Option<Arc<dyn Frontend>> {
+        if !self.is_there.load(Ordering::Acquire) {
+            return None;
+        }
+        self.frontend.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes the place, or leaves it empty.
+    #[cfg(feature = "tcp")]
+    pub fn set(&self, frontend: Option<Arc<dyn Frontend>>) {
+        self.is_there.store(frontend.is_some(), Ordering::Release);
+        *self.frontend.write().unwrap_or_else(PoisonError::into_inner) = frontend;
+    }
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -112,16 +147,37 @@ impl Mq {
         let (store, report) = MessageStore::open_with(store, Fs::default(), clock, &mut |_, _| {})?;
         let waits = Arc::new(Waits::default());
         let for_arrival = waits.clone();
+        let remote = Arc::new(Remote::default());
+        let (for_arrivals, for_topics, for_checks) =
+            (remote.clone(), remote.clone(), remote.clone());
         let (broker, more) = Broker::open(
             Arc::new(store),
             config,
-            Box::new(move |arrival| for_arrival.arrived(arrival.topic, arrival.queue_id)),
+            Box::new(move |arrival| {
+                for_arrival.arrived(arrival.topic, arrival.queue_id);
+                if let Some(frontend) = for_arrivals.get() {
+                    frontend.arrived(&arrival);
+                }
+            }),
         );
         let topics_version = Arc::new(AtomicU64::new(1));
         let (version, all) = (topics_version.clone(), waits.clone());
         broker.on_topics_changed(Box::new(move || {
             version.fetch_add(1, Ordering::AcqRel);
             all.wake_all();
+            if let Some(frontend) = for_topics.get() {
+                frontend.topics_changed();
+            }
+        }));
+        let checkers = Arc::new(Checkers::default());
+        let (asked, weak) = (checkers.clone(), Arc::downgrade(&broker));
+        broker.on_check(Box::new(move |check| {
+            let Some(broker) = weak.upgrade() else { return };
+            if let Some(check) = asked.ask(&broker, check)
+                && let Some(frontend) = for_checks.get()
+            {
+                frontend.check(check);
+            }
         }));
         if background {
             broker.run_background()?;
@@ -135,6 +191,8 @@ impl Mq {
             topics_version,
             new_topic_queues,
             closed: AtomicBool::new(false),
+            checkers,
+            remote,
             notes,
         })))
     }
@@ -157,6 +215,34 @@ impl Mq {
     /// A producer. Producers are cheap, and any thread may use one.
     pub fn producer(&self) -> Producer {
         Producer { mq: self.0.clone() }
+    }
+
+    /// A producer of transactional messages, as one producer group. `check` is asked about
+    /// messages that were neither committed nor rolled back, on a thread of the store's: it
+    /// should be quick.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a name that cannot be a group's.
+    pub fn transactions(
+        &self,
+        group: &str,
+        check: impl Fn(&MessageView) -> Outcome + Send + Sync + 'static,
+    ) -> Result<TransactionalProducer> {
+        TransactionalProducer::new(self.0.clone(), group, Arc::new(check))
+    }
+
+    /// Does all that is due, for those who opened with
+    /// [`Builder::background(false)`](Builder::background): flushes, indexes, delivers delayed
+    /// messages, asks about transactions, deletes old files, saves.
+    pub fn step(&self) -> Result<()> {
+        self.0.check_open()?;
+        let (broker, store) = (&self.0.broker, self.0.broker.store());
+        broker.deliver_step()?;
+        broker.check_due_step()?;
+        store.flush_step()?;
+        while store.index_step()? {}
+        store.upkeep_step()?;
+        Ok(broker.save_step()?)
     }
 
     /// A member of a consumer group, to be set up and started.

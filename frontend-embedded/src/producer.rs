@@ -73,6 +73,12 @@ impl std::fmt::Debug for Sent {
     }
 }
 
+impl std::fmt::Debug for Producer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Producer({:?})", self.mq.broker)
+    }
+}
+
 impl Producer {
     /// Sends a message. Under [`Flush::Sync`](crate::Flush::Sync) it is on the disk when this
     /// returns. Its topic is made if it is not there and may be.
