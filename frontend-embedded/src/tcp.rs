@@ -107,7 +107,6 @@ async fn serve(mq: &Arc<Inner>, started: Started, stopped: oneshot::Receiver<()>
         broker_addr: at.1.to_string(),
         ha_server_addr: at.1.to_string(),
         topics: broker.topics().all(),
-        ..Registration::default()
     };
     let timing = Timing {
         period: std::time::Duration::from_secs(30),
