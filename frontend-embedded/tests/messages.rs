@@ -1,4 +1,5 @@
 //! Sending, consuming, and what is there after a restart.
+#![allow(clippy::unwrap_used, reason = "a test helper that fails is a failed test")]
 
 use std::future::{Future, IntoFuture};
 use std::sync::Arc;
