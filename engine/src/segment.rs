@@ -166,6 +166,10 @@ impl Chain {
     /// Makes the file at `base` ahead of time, unless it is there already.
     pub fn prepare(&self, base: u64) -> Result<Segment> {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        // The writer may have gone on to it since the caller looked: it must not be made anew.
+        if let Some(there) = self.read().iter().rev().find(|s| s.base == base) {
+            return Ok(there.clone());
+        }
         match &*spare {
             Some(s) if s.base == base => Ok(s.clone()),
             _ => Ok(spare.insert(self.make(base)?).clone()),
@@ -174,8 +178,9 @@ impl Chain {
 
     /// Adds the file at `base` to the chain's end.
     pub fn push(&self, base: u64) -> Result<Writer> {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let segment = match spare.filter(|s| s.base == base) {
+        // Held until the file is in the chain, where `prepare` looks for it.
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let segment = match spare.take().filter(|s| s.base == base) {
             Some(segment) => segment,
             None => self.make(base)?,
         };
