@@ -237,6 +237,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_file_that_is_written_is_not_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let chain = Chain::new(&Fs::default(), &dir.path().join("c"), 100, vec![]);
+        let mut writer = chain.push(0).unwrap();
+        writer.write(3, 100, |buf| buf.copy_from_slice(b"abc")).unwrap();
+        chain.prepare(0).unwrap();
+        assert_eq!(std::fs::read(chain.last().unwrap().file.path()).unwrap()[..3], *b"abc");
+    }
+
+    #[test]
     fn files_by_position() {
         let dir = tempfile::tempdir().unwrap();
         let chain = Chain::new(&Fs::default(), &dir.path().join("c"), 100, vec![]);
