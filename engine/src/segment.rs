@@ -166,6 +166,10 @@ impl Chain {
     /// Makes the file at `base` ahead of time, unless it is there already.
     pub fn prepare(&self, base: u64) -> Result<Segment> {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        // The writer may have gone on to it since the caller looked: it must not be made anew.
+        if let Some(there) = self.read().iter().rev().find(|s| s.base == base) {
+            return Ok(there.clone());
+        }
         match &*spare {
             Some(s) if s.base == base => Ok(s.clone()),
             _ => Ok(spare.insert(self.make(base)?).clone()),
@@ -174,8 +178,9 @@ impl Chain {
 
     /// Adds the file at `base` to the chain's end.
     pub fn push(&self, base: u64) -> Result<Writer> {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let segment = match spare.filter(|s| s.base == base) {
+        // Held until the file is in the chain, where `prepare` looks for it.
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let segment = match spare.take().filter(|s| s.base == base) {
             Some(segment) => segment,
             None => self.make(base)?,
         };
@@ -230,6 +235,16 @@ impl Chain {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_is_written_is_not_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let chain = Chain::new(&Fs::default(), &dir.path().join("c"), 100, vec![]);
+        let mut writer = chain.push(0).unwrap();
+        writer.write(3, 100, |buf| buf.copy_from_slice(b"abc")).unwrap();
+        chain.prepare(0).unwrap();
+        assert_eq!(std::fs::read(chain.last().unwrap().file.path()).unwrap()[..3], *b"abc");
+    }
 
     #[test]
     fn files_by_position() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use mq_store::broker::{Broker, BrokerConfig};
@@ -23,7 +23,7 @@ use crate::config::{self, BrokerConf, FlushDiskType, MetricsExporterType, SetErr
 use crate::conn::Reply;
 use crate::handle::admin::ConfigAccess;
 use crate::handle::{BrokerService, Tuning, pull};
-use crate::hold::Holds;
+use crate::hold::{Holds, Pull};
 use crate::metrics::{self, Metrics};
 use crate::server::{self, Limits};
 
@@ -235,32 +235,25 @@ pub fn open(
     let clock = Arc::new(SystemClock);
     let (store, report) = MessageStore::open_with(settings.store, Fs::default(), clock, progress)?;
     let store = Arc::new(store);
-    let late = Arc::new(OnceLock::<Weak<Broker>>::new());
-    let for_holds = late.clone();
-    let holds =
-        Arc::new(Holds::new(Arc::new(move |p| match for_holds.get().and_then(Weak::upgrade) {
-            Some(broker) => pull::pull_again(&broker, p),
-            None => Reply::None,
-        })));
+    let holds = Arc::new(OnceLock::<Arc<Holds>>::new());
     let for_arrival = holds.clone();
     let on_arrival = Box::new(move |arrival: Arrival<'_>| {
-        for_arrival.arrived(&arrival);
+        if let Some(holds) = for_arrival.get() {
+            holds.arrived(&arrival);
+        }
     });
     let (broker, notes) = Broker::open(store, settings.broker, on_arrival);
-    let _ = late.set(Arc::downgrade(&broker));
+    let (listen, limits) = (settings.listen, settings.limits);
     let service = Arc::new(BrokerService {
-        broker,
-        sessions: Default::default(),
-        holds,
-        advertised,
         admins: settings.admins,
         trace,
         tuning: RwLock::new(settings.tuning),
         region: settings.region,
         config: settings.config,
         metrics: settings.metrics,
-        registered: OnceLock::new(),
+        ..service(broker, advertised)
     });
+    let _ = holds.set(service.holds.clone());
     if service.metrics.listen.is_some() {
         service.broker.stats().count_kinds();
     }
@@ -270,7 +263,27 @@ pub fn open(
             service.ask_producer(check);
         }
     }));
-    Ok((Opened { service, report, notes }, settings.listen, settings.limits))
+    Ok((Opened { service, report, notes }, listen, limits))
+}
+
+/// What serves a broker that is open, to clients who are told to come to `advertised`. Whoever
+/// opened it tells `holds` of arrivals, and lets it ask producers.
+pub fn service(broker: Arc<Broker>, advertised: SocketAddr) -> BrokerService {
+    let weak = Arc::downgrade(&broker);
+    let again = move |p: &Pull| weak.upgrade().map_or(Reply::None, |b| pull::pull_again(&b, p));
+    BrokerService {
+        broker,
+        sessions: Default::default(),
+        holds: Arc::new(Holds::new(Arc::new(again))),
+        advertised,
+        admins: Box::new(|_| false),
+        tuning: RwLock::default(),
+        region: "DefaultRegion".into(),
+        trace: false,
+        config: Default::default(),
+        metrics: Metrics::default(),
+        registered: OnceLock::new(),
+    }
 }
 
 /// A broker that serves.
@@ -333,17 +346,26 @@ fn every(
 }
 
 impl Running {
-    /// Ends all connections, saves everything and closes the store.
-    pub async fn stop(self) -> mq_store::Result<()> {
-        self.service.metrics.stopping();
+    /// Ends all connections. The broker stays open.
+    pub async fn leave(self) -> Arc<Broker> {
         let _ = self.stop.send(true);
         for task in self.tasks {
             let _ = task.await;
         }
-        let broker = self.service.broker.clone();
+        if let Some(watched) = self.watched {
+            watched.abort();
+        }
+        self.service.broker.clone()
+    }
+
+    /// Ends all connections, saves everything and closes the store.
+    pub async fn stop(mut self) -> mq_store::Result<()> {
+        self.service.metrics.stopping();
+        let watched = self.watched.take();
+        let broker = self.leave().await;
         let closed = tokio::task::spawn_blocking(move || broker.close()).await;
         // To the end it says that the broker is not ready.
-        if let Some(watched) = self.watched {
+        if let Some(watched) = watched {
             watched.abort();
         }
         match closed {

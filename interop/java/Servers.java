@@ -8,7 +8,51 @@ final class Servers {
     static void scenarios(Map<String, Kit.Scenario> into) {
         into.put("name-servers", Servers::nameServers);
         into.put("store-exchange", Servers::storeExchange);
+        into.put("embedded-exchange", Servers::embeddedExchange);
         into.put("inspect-repair", Servers::inspectRepair);
+    }
+
+    /**
+     * A program with the store inside and a broker take turns with it: each consumes what the other took.
+     * -Dfirst is the broker's node, -Dembedded the program, -Dstore the folder.
+     */
+    private static void embeddedExchange(Kit outer) throws Exception {
+        String topic = outer.name("topic"), group = outer.name("group");
+        List<String> ids = embedded("write", topic, "embedded", 100);
+        Kit.node(System.getProperty("first"), "start");
+        List<String> sent;
+        try (Kit kit = new Kit(outer.scenario)) {
+            kit.brokers();
+            Kit.eventually(30, "the topic", () -> kit.admin().examineTopicStats(topic));
+            Kit.Inbox inbox = new Kit.Inbox();
+            var consumer = kit.start(kit.push(group, topic, "even", inbox));
+            List<String> bodies = new ArrayList<>();
+            for (int n = 0; n < 100; n++) bodies.add("embedded" + n);
+            inbox.expect(40, bodies);
+            DefaultMQProducer producer = kit.producer();
+            Kit.await(10, "index", () -> producer.queryMessage(topic, "embedded7", 10, 0, Long.MAX_VALUE).getMessageList().size() == 1);
+            Kit.equal(ids.get(7), producer.queryMessage(topic, "embedded7", 10, 0, Long.MAX_VALUE).getMessageList().get(0).getMsgId(), "id");
+            sent = kit.send(producer, topic, "t", "java", 60);
+            Message large = Kit.message(topic, "t", "large", "z".repeat(100_000)); // the client compresses it
+            Kit.equal(SendStatus.SEND_OK, producer.send(large).getSendStatus(), "status");
+            Kit.await(30, "end of the lag", () -> {
+                Kit.commit(consumer);
+                return kit.admin().examineConsumeStats(group, topic).computeTotalDiff() == 0;
+            });
+        }
+        Kit.node(System.getProperty("first"), "stop");
+        List<String> expected = new ArrayList<>(sent);
+        expected.add("z".repeat(100_000));
+        for (int n = 0; n < 100; n++) expected.add("embedded" + n);
+        Kit.sameSet(expected, embedded("consume", topic, group + "_new", expected.size()), "consumed by the program");
+    }
+
+    private static List<String> embedded(String what, String topic, String name, int count) throws Exception {
+        Process program = new ProcessBuilder(System.getProperty("embedded"), System.getProperty("store"), what, topic, name, "" + count)
+            .redirectError(ProcessBuilder.Redirect.INHERIT).start();
+        List<String> lines = new String(program.getInputStream().readAllBytes(), java.nio.charset.StandardCharsets.UTF_8).lines().collect(Collectors.toList());
+        Kit.equal(0, program.waitFor(), "exit code of the program");
+        return lines;
     }
 
     /** Each "address=brokers" of -Dservers is a name server with as many brokers, of whatever make. */

@@ -147,6 +147,7 @@ pub struct Broker {
     on_topics_changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
     on_check: OnceLock<Box<dyn Fn(Check) + Send + Sync>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    running: AtomicBool,
     stopping: AtomicBool,
 }
 
@@ -180,6 +181,7 @@ impl Broker {
             on_topics_changed: OnceLock::new(),
             on_check: OnceLock::new(),
             threads: Mutex::new(Vec::new()),
+            running: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             store,
             config: RwLock::new(Arc::new(config)),
@@ -353,8 +355,11 @@ impl Broker {
     }
 
     /// Starts the threads that deliver delayed messages, check half messages and save the configuration. They end
-    /// with [`Broker::close`]. The store's own are started too.
+    /// with [`Broker::close`]. The store's own are started too. A second call does nothing.
     pub fn run_background(self: &Arc<Self>) -> Result<()> {
+        if self.running.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
         self.store.run_background()?;
         self.spawn("mq-delay", |broker| {
             let wait = match broker.deliver_step() {

@@ -238,7 +238,7 @@ impl Broker {
     }
 
     /// The topic of a message, made if it is not there and may be.
-    fn topic_to_send(&self, m: &Sending<'_>) -> Result<Arc<TopicConfig>, Refusal> {
+    pub fn topic_to_send(&self, m: &Sending<'_>) -> Result<Arc<TopicConfig>, Refusal> {
         if let Some(topic) = self.topics.get(m.topic) {
             if names::is_closed_to_sends(m.topic) {
                 let text = format!("Sending message to topic[{}] is forbidden.", m.topic);

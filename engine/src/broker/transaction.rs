@@ -334,7 +334,7 @@ impl Broker {
     // ---- background ----
 
     /// [`Broker::check_step`], if it is due. What `on_check` was given is asked.
-    pub(super) fn check_due_step(&self) -> Result<()> {
+    pub fn check_due_step(&self) -> Result<()> {
         let now = self.now_ms();
         let interval = self.config().transaction_check_interval_ms;
         {

@@ -77,6 +77,8 @@ struct Tail {
     base: u64,
     /// Store times never go back, whatever the clock does.
     last_time: i64,
+    /// Nothing more is written: the store is closed.
+    sealed: bool,
 }
 
 /// The locked tail.
@@ -109,6 +111,7 @@ impl CommitLog {
             writer: open.as_ref().map(|s| s.file.writer()),
             base: open.map_or(end, |s| s.base),
             last_time,
+            sealed: false,
         };
         CommitLog {
             chain,
@@ -190,10 +193,13 @@ impl CommitLog {
         if let Some(reason) = self.poison() {
             return Err(Error::Poisoned(reason.to_owned()));
         }
+        if tail.sealed {
+            return Err(Error::Closed);
+        }
         if tail.writer.as_ref().is_none_or(|w| w.rest() < total + BLANK_LEN) {
             self.roll(tail)?;
         }
-        let Tail { writer: Some(writer), base, last_time } = tail else {
+        let Tail { writer: Some(writer), base, last_time, .. } = tail else {
             unreachable!("rolling leaves a writer");
         };
         let store_timestamp = now_ms.max(*last_time);
@@ -283,6 +289,11 @@ impl CommitLog {
             self.flushed.fetch_max(end, Ordering::AcqRel);
         }
         Ok(end)
+    }
+
+    /// Ends appending: later ones are refused with [`Error::Closed`].
+    pub fn seal(&self) {
+        self.tail.lock().sealed = true;
     }
 
     /// Refuses all further appends, for the reason given.

@@ -98,6 +98,11 @@ impl FlushQueue {
         done
     }
 
+    /// Whether somebody waits.
+    pub fn is_waited_for(&self) -> bool {
+        !self.lock().is_empty()
+    }
+
     /// Blocks until somebody waits or `timeout` is over.
     pub fn wait(&self, timeout: Duration) {
         let waiting = self.lock();

@@ -67,7 +67,8 @@ pub struct MessageStore {
     was_closed: bool,
     /// A sync of a queue failed: the next start has to compare them with the log.
     queues_doubtful: AtomicBool,
-    _lock: StoreLock,
+    /// Until the store is closed.
+    lock: Mutex<Option<StoreLock>>,
 }
 
 #[derive(Debug, Default)]
@@ -178,7 +179,7 @@ impl MessageStore {
             fs,
             clock,
             log,
-            _lock: lock,
+            lock: Mutex::new(Some(lock)),
         };
         Ok((store, report))
     }
@@ -323,6 +324,14 @@ impl MessageStore {
     /// Appends that wait for the disk, under sync flush.
     pub fn waiting_for_flush(&self) -> usize {
         self.flush_queue.len()
+    }
+
+    /// Calls `then` once what was appended is on the disk, whatever the flush policy. The threads
+    /// of [`MessageStore::run_background`] see to it; all who wait share one sync.
+    pub fn when_flushed(&self, appended: &Appended, then: OnDurable) {
+        let deadline = self.clock.now_ms() + self.config.sync_flush_timeout_ms;
+        self.flush_queue.when_durable(&self.log, appended.end, deadline, then);
+        self.wake("flush");
     }
 
     /// Blocks until what was appended is on the disk, whatever the flush policy.

@@ -42,7 +42,7 @@ impl MessageStore {
         if let FlushPolicy::Async { least_pages, thorough_interval_ms, .. } = self.config.flush {
             let pages = (self.log.end() - self.log.flushed()) / 4096;
             let thorough = now - self.flushed_at.load(Ordering::Relaxed) >= thorough_interval_ms;
-            if pages < least_pages && !thorough {
+            if pages < least_pages && !thorough && !self.flush_queue.is_waited_for() {
                 return Ok(());
             }
         }
@@ -376,6 +376,14 @@ impl MessageStore {
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
+        // Whoever looked at `closed` before that has written when we have this.
+        self.log.seal();
+        let closed = self.write_down();
+        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+        closed
+    }
+
+    fn write_down(&self) -> Result<()> {
         self.stopping.store(true, Ordering::Release);
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
