@@ -13,12 +13,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::conn::{Conn, Reply, Request};
+use crate::tls::{self, Stream};
 use crate::wire::codes::response;
 use crate::wire::command::{self, Command, Outgoing};
 use crate::wire::frame::{self, FrameLimits, Parsed};
@@ -27,6 +28,9 @@ use crate::wire::frame::{self, FrameLimits, Parsed};
 const READ: usize = 64 << 10;
 /// Answers are written when so many bytes wait, though more requests are there to be handled.
 const WRITE: usize = 256 << 10;
+
+/// How long the end of a TLS connection may take.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Answers the requests of all connections of a listener.
 pub trait Service: Send + Sync + 'static {
@@ -64,10 +68,12 @@ pub async fn serve<S: Service>(
     listener: TcpListener,
     service: Arc<S>,
     limits: Limits,
+    tls: Arc<tls::Server>,
     mut stop: watch::Receiver<bool>,
 ) {
     let shared = Arc::new(Shared {
         limits,
+        tls,
         connections: AtomicUsize::new(0),
         in_flight: Semaphore::new(limits.in_flight / 1024),
     });
@@ -107,6 +113,7 @@ pub async fn serve<S: Service>(
 
 struct Shared {
     limits: Limits,
+    tls: Arc<tls::Server>,
     connections: AtomicUsize,
     /// In KiB.
     in_flight: Semaphore,
@@ -128,7 +135,7 @@ impl<S: Service> Drop for Ended<'_, S> {
 }
 
 async fn run<S: Service>(
-    mut stream: TcpStream,
+    stream: TcpStream,
     conn: &Arc<Conn>,
     service: &S,
     shared: &Shared,
@@ -136,6 +143,10 @@ async fn run<S: Service>(
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let limits = &shared.limits;
+    let mut stream = tokio::select! {
+        accepted = tokio::time::timeout(limits.idle, shared.tls.accept(stream)) => accepted??,
+        _ = stop.changed() => return Ok(()),
+    };
     let mut buf = BytesMut::new();
     let mut out = Outgoing::default();
     // Bytes of the next frame in all, as far as it is known, and the right to so many.
@@ -157,7 +168,7 @@ async fn run<S: Service>(
                         break wanted;
                     }
                     conn.drain(&mut out);
-                    write(&stream, &mut out, limits).await?;
+                    write(&mut stream, &mut out, limits).await?;
                 };
             }
             () = conn.wake.notified() => {}
@@ -173,9 +184,13 @@ async fn run<S: Service>(
         }
         conn.drain(&mut out);
         if !out.is_empty() {
-            write(&stream, &mut out, limits).await?;
+            write(&mut stream, &mut out, limits).await?;
         }
         if conn.is_closing() {
+            if let Stream::Tls(stream) = &mut stream {
+                // A word of farewell, so that nobody takes this for an attack.
+                let _ = tokio::time::timeout(FAREWELL, stream.shutdown()).await;
+            }
             return Ok(());
         }
         if wanted <= READ {
@@ -191,7 +206,7 @@ async fn run<S: Service>(
 /// readable and then a read, this knows from a short read that there is nothing more.)
 fn poll_read(
     cx: &mut Context<'_>,
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     buf: &mut BytesMut,
     wanted: usize,
 ) -> Poll<io::Result<usize>> {
@@ -241,20 +256,30 @@ fn handle_all<S: Service>(
 
 /// Writes everything in `out`. A client that reads nothing for as long as a silent one is
 /// put up with ends the connection.
-async fn write(stream: &TcpStream, out: &mut Outgoing, limits: &Limits) -> io::Result<()> {
+async fn write(stream: &mut Stream, out: &mut Outgoing, limits: &Limits) -> io::Result<()> {
     let mut all = out.io_slices();
     let mut rest = all.as_mut_slice();
     while !rest.is_empty() {
         let few = rest.len().min(1024);
-        match stream.try_write_vectored(&rest[..few]) {
-            Ok(n) => io::IoSlice::advance_slices(&mut rest, n),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                tokio::time::timeout(limits.idle, stream.writable()).await??;
+        let written = match stream {
+            Stream::Plain(stream) => match stream.try_write_vectored(&rest[..few]) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    tokio::time::timeout(limits.idle, stream.writable()).await??;
+                    continue;
+                }
+                written => written?,
+            },
+            Stream::Tls(stream) => {
+                tokio::time::timeout(limits.idle, stream.write_vectored(&rest[..few])).await??
             }
-            Err(e) => return Err(e),
-        }
+        };
+        io::IoSlice::advance_slices(&mut rest, written);
     }
     drop(all);
+    if let Stream::Tls(stream) = stream {
+        // It may hold back what the socket did not take.
+        tokio::time::timeout(limits.idle, stream.flush()).await??;
+    }
     if out.bytes.capacity() > WRITE {
         *out = Outgoing::default();
     } else {

@@ -34,6 +34,8 @@ pub fn settings(root: &Path) -> Settings {
         region: "DefaultRegion".into(),
         admins: Box::new(|_| false),
         config: Default::default(),
+        acl: None,
+        tls: Default::default(),
     }
 }
 
