@@ -14,6 +14,7 @@ public final class Interop {
         Set<String> standard = new LinkedHashSet<>(known.keySet());
         Load.scenarios(known);
         Servers.scenarios(known);
+        Secure.scenarios(known);
 
         List<String> wanted = new ArrayList<>();
         for (String name : Arrays.asList(args).subList(2, args.length)) {
