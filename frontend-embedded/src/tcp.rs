@@ -11,6 +11,7 @@ use mq_broker::namesrv::NameServer;
 use mq_broker::namesrv::register::{Registrar, Registration, Timing};
 use mq_broker::run;
 use mq_broker::server::Limits;
+use mq_broker::wire::client::Security;
 use mq_store::broker::transaction::Check;
 use mq_store::store::Arrival;
 use tokio::net::TcpListener;
@@ -98,7 +99,10 @@ async fn serve(mq: &Arc<Inner>, started: Started, stopped: oneshot::Receiver<()>
         kv_config_path: mq.broker.store().config().root.join("config/kvConfig.json"),
         ..NamesrvConf::default()
     };
-    let name_server = NameServer::start(conf, names, ended);
+    let name_server = match NameServer::start(conf, names, ended) {
+        Ok(name_server) => name_server,
+        Err(e) => return drop(started.send(Err(std::io::Error::other(e)))),
+    };
     let (broker, config) = (mq.broker.clone(), mq.broker.config());
     let registration = move || Registration {
         cluster: config.cluster.clone(),
@@ -112,7 +116,8 @@ async fn serve(mq: &Arc<Inner>, started: Started, stopped: oneshot::Receiver<()>
         period: std::time::Duration::from_secs(30),
         timeout: std::time::Duration::from_secs(3),
     };
-    let registrar = Registrar::start(&[at.0.to_string()], timing, registration);
+    let registrar =
+        Registrar::start(&[at.0.to_string()], timing, Security::default(), registration);
     let changed = Box::new(registrar.changed());
     mq.remote.set(Some(Arc::new(Tcp { service: running.service.clone(), changed })));
     let _ = started.send(Ok(at));

@@ -171,6 +171,25 @@ settings! {
         let list = split(t, &[';']).map(|h| h.parse().ok().filter(|h| *h < 24));
         Some(Hours(list.collect::<Option<Vec<u8>>>()?)).filter(|h| !h.0.is_empty())
     }, |h| join(h.0.iter().map(|h| format!("{h:02}")), ";");
+    Secret: "a text", |t| Some(Secret(t.to_owned())), |s| {
+        if s.0.is_empty() { String::new() } else { "******".into() }
+    };
+    TlsMode: "disabled, permissive or enforcing", |t| match t {
+        "disabled" => Some(TlsMode::Disabled),
+        "permissive" => Some(TlsMode::Permissive),
+        "enforcing" => Some(TlsMode::Enforcing),
+        _ => None,
+    }, |m| format!("{m:?}").to_lowercase();
+    ClientAuth: "none, optional or require", |t| match &*t.to_ascii_lowercase() {
+        "none" | "" => Some(ClientAuth::None),
+        "optional" => Some(ClientAuth::Optional),
+        "require" => Some(ClientAuth::Require),
+        _ => None,
+    }, |a| format!("{a:?}").to_lowercase();
+    Option<bool>: "true or false", |t| match t {
+        "" => Some(None),
+        _ => bool::read(t).map(Some),
+    }, |b| b.map(|b| b.to_string()).unwrap_or_default();
     DelayLevels: "times parted by blanks, as 1s 5s 1m 2h 1d", |t| {
         let ms = split(t, &[' ', '\t']).map(|level| {
             let unit = match level.chars().last()? {
@@ -224,6 +243,34 @@ pub enum MetricsExporterType {
 /// Labels of metrics, name and value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels(pub Vec<(String, String)>);
+/// A text that is never shown.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.show())
+    }
+}
+
+/// What a port makes of connections that begin with a TLS handshake, and of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    /// TLS is refused.
+    Disabled,
+    /// Both are served.
+    Permissive,
+    /// Others are refused.
+    Enforcing,
+}
+
+/// Whether clients show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    None,
+    Optional,
+    Require,
+}
 
 /// Addresses of name servers, "host:port".
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -267,18 +314,19 @@ type Ignored = (&'static str, &'static str);
 
 /// Makes a configuration: its struct, and all that is done by key. A row is
 /// `field: type = default, "key" [in range] [, run_time];`. What is marked `run_time` may be
-/// changed while the server runs.
+/// changed while the server runs. A part is a configuration of its own, whose keys stand among
+/// the others; they take effect at start.
 macro_rules! conf {
-    ($(#[$meta:meta])* $name:ident, $fixed:ident, $ignored:ident;
+    ($(#[$meta:meta])* $name:ident, $fixed:ident, $ignored:ident $(, $part:ident: $of:ty)*;
      $($(#[$doc:meta])* $field:ident: $ty:ty = $default:expr, $key:literal $(in $range:expr)?
         $(, $run_time:ident)?;)*) => {
         $(#[$meta])*
         #[derive(Clone, Debug)]
-        pub struct $name { $($(#[$doc])* pub $field: $ty,)* }
+        pub struct $name { $($(#[$doc])* pub $field: $ty,)* $(pub $part: $of,)* }
 
         impl Default for $name {
             fn default() -> Self {
-                $name { $($field: $default,)* }
+                $name { $($field: $default,)* $($part: Default::default(),)* }
             }
         }
 
@@ -292,13 +340,14 @@ macro_rules! conf {
                     let mut put = |key: &str, value: &str| conf.put(key, value);
                     warnings = load(file, &known, $fixed, $ignored, &mut put)?;
                 }
-                conf.finish()?;
+                warnings.extend(conf.finish()?);
                 Ok((conf, warnings))
             }
 
             /// Every key with its value, sorted by key.
             pub fn get_all(&self) -> Vec<(&'static str, String)> {
                 let mut all = vec![$(($key, self.$field.show()),)*];
+                $(all.extend(self.$part.get_all());)*
                 all.sort();
                 all
             }
@@ -316,7 +365,13 @@ macro_rules! conf {
                             .and_then(|value| in_range(value, $range).map_err(wrong)))?;
                         self.$field = value?;
                     })*
-                    _ => return Err(SetError::Unknown(key.into())),
+                    _ => {
+                        $(match self.$part.put(key, text) {
+                            Err(SetError::Unknown(_)) => {}
+                            done => return done,
+                        })*
+                        return Err(SetError::Unknown(key.into()));
+                    }
                 }
                 Ok(())
             }
@@ -326,7 +381,8 @@ macro_rules! conf {
                 let run_time = match key {
                     $($key => conf!(@ $($run_time)?),)*
                     _ if $ignored.iter().any(|(_, keys)| keys.split_whitespace().any(|k| k == key))
-                        || $fixed.iter().any(|(k, ..)| *k == key) => false,
+                        || $fixed.iter().any(|(k, ..)| *k == key)
+                        $(|| self.$part.get_all().iter().any(|(k, _)| *k == key))* => false,
                     _ => return Err(SetError::Unknown(key.into())),
                 };
                 if !run_time {
@@ -405,12 +461,61 @@ fn nearest<'a>(key: &str, keys: impl Iterator<Item = &'a str>) -> Option<&'a str
 
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const PERCENT: std::ops::RangeInclusive<i32> = 1..=99;
+const TLS_FILE: &str = "/etc/rocketmq/tls.properties";
 /// Milliseconds of something that is done again and again.
 const PERIOD: std::ops::RangeInclusive<i64> = 1..=86_400_000;
 
 conf! {
+    /// TLS, under the names that RocketMQ has for its system properties and in `tls.properties`.
+    TlsConf, TLS_FIXED, TLS_IGNORED;
+
+    /// Whether connections to name servers use TLS; unless it is said, if `mode` enforces it.
+    enable: Option<bool> = None, "tls.enable";
+    mode: TlsMode = TlsMode::Permissive, "tls.server.mode";
+    /// A file with the keys below, which win over others.
+    config_file: PathBuf = TLS_FILE.into(), "tls.config.file";
+    /// The certificate is made at start, and nobody's is checked.
+    test_mode: bool = true, "tls.test.mode.enable";
+    need_client_auth: ClientAuth = ClientAuth::None, "tls.server.need.client.auth";
+    server_key_path: Option<PathBuf> = None, "tls.server.keyPath";
+    server_key_password: Secret = Secret::default(), "tls.server.keyPassword";
+    server_cert_path: Option<PathBuf> = None, "tls.server.certPath";
+    /// Certificates of clients are checked against `server_trust_cert_path`.
+    auth_client: bool = false, "tls.server.authClient";
+    server_trust_cert_path: Option<PathBuf> = None, "tls.server.trustCertPath";
+    client_key_path: Option<PathBuf> = None, "tls.client.keyPath";
+    client_key_password: Secret = Secret::default(), "tls.client.keyPassword";
+    client_cert_path: Option<PathBuf> = None, "tls.client.certPath";
+    /// Certificates of servers are checked against `client_trust_cert_path`.
+    auth_server: bool = false, "tls.client.authServer";
+    client_trust_cert_path: Option<PathBuf> = None, "tls.client.trustCertPath";
+}
+
+const TLS_FIXED: &[Fixed] = &[];
+const TLS_IGNORED: &[Ignored] = &[];
+
+impl TlsConf {
+    /// Takes in what the file says that `config_file` names. Whether there has to be one is told
+    /// by its name: RocketMQ's own need not be there.
+    fn finish(&mut self) -> Result<Vec<String>, ConfError> {
+        let file = self.config_file.clone();
+        if file == Path::new(TLS_FILE) && !file.exists() {
+            return Ok(Vec::new());
+        }
+        let known: Vec<_> = self.get_all().into_iter().map(|(key, _)| key).collect();
+        load(&file, &known, TLS_FIXED, TLS_IGNORED, &mut |key, value| match key {
+            // RocketMQ does not take these from there.
+            "tls.enable" | "tls.server.mode" | "tls.config.file" => {
+                Err(SetError::Unknown(key.into()))
+            }
+            _ => self.put(key, value),
+        })
+    }
+}
+
+conf! {
     /// What `mqbroker` takes. Defaults are those of RocketMQ 4.9.
-    BrokerConf, BROKER_FIXED, BROKER_IGNORED;
+    BrokerConf, BROKER_FIXED, BROKER_IGNORED, tls: TlsConf;
 
     broker_name: String = host_name(), "brokerName";
     broker_cluster_name: String = "DefaultCluster".into(), "brokerClusterName";
@@ -474,6 +579,12 @@ conf! {
     flush_delay_offset_interval: i64 = 10_000, "flushDelayOffsetInterval" in PERIOD;
     reject_transaction_message: bool = false, "rejectTransactionMessage", run_time;
     enable_property_filter: bool = false, "enablePropertyFilter", run_time;
+    acl_enable: bool = false, "aclEnable";
+    /// Where the files of access control are: the environment's `ROCKETMQ_HOME` unless it is said.
+    rocketmq_home: Option<PathBuf> = std::env::var_os("ROCKETMQ_HOME").map(PathBuf::from),
+        "rocketmqHome";
+    /// The file of access control, below `rocketmq_home`.
+    acl_file: PathBuf = "conf/plain_acl.yml".into(), "rocketmq.acl.plain.file";
     trace_topic_enable: bool = false, "traceTopicEnable";
     /// Producers are told to trace what they send.
     trace_on: bool = true, "traceOn";
@@ -503,11 +614,12 @@ conf! {
 
 impl BrokerConf {
     /// What is neither in the file nor a plain default.
-    fn finish(&mut self) -> Result<(), ConfError> {
+    fn finish(&mut self) -> Result<Vec<String>, ConfError> {
+        let warnings = self.tls.finish()?;
         if !self.namesrv_addr.0.is_empty() {
-            return Ok(());
+            return Ok(warnings);
         }
-        let Ok(value) = std::env::var("NAMESRV_ADDR") else { return Ok(()) };
+        let Ok(value) = std::env::var("NAMESRV_ADDR") else { return Ok(warnings) };
         let place = "the environment".into();
         let takes = Servers::TAKES.into();
         self.namesrv_addr = Servers::read(&value).ok_or_else(|| ConfError::Value {
@@ -516,7 +628,7 @@ impl BrokerConf {
             value,
             takes,
         })?;
-        Ok(())
+        Ok(warnings)
     }
 }
 
@@ -547,7 +659,6 @@ pub const IMPORTANT: [&str; 22] = [
 ];
 
 const BROKER_FIXED: &[Fixed] = &[
-    ("aclEnable", "false", "access control is not there yet, and nobody should think it is"),
     ("brokerRole", "ASYNC_MASTER", "replication is not there yet"),
     ("enableDLegerCommitLog", "false", "replication is not there yet"),
     ("duplicationEnable", "false", "replication is not there yet"),
@@ -606,8 +717,7 @@ const BROKER_IGNORED: &[Ignored] = &[
         maxMsgsNumBatch commercialBaseCount commercialBigCount commercialEnable
         commercialTimerCount commercialTransCount consumerFallbehindThreshold
         disableConsumeIfConsumerReadSlowly fetchNamesrvAddrByAddressServer
-        rmqAddressServerDomain rmqAddressServerSubGroup highSpeedMode storeReplyMessageEnable
-        aclConfigPath",
+        rmqAddressServerDomain rmqAddressServerSubGroup highSpeedMode storeReplyMessageEnable",
     ),
     (
         "it is always done the usual way",
@@ -618,12 +728,11 @@ const BROKER_IGNORED: &[Ignored] = &[
         scheduleAsyncDeliverMaxResendNum2Blocked autoDeleteUnusedStats enableDetailStat
         enableScheduleMessageStats isolateLogEnable",
     ),
-    ("there is no home folder", "rocketmqHome"),
 ];
 
 conf! {
     /// What `mqnamesrv` takes.
-    NamesrvConf, NAMESRV_FIXED, NAMESRV_IGNORED;
+    NamesrvConf, NAMESRV_FIXED, NAMESRV_IGNORED, tls: TlsConf;
 
     bind_address: IpAddr = ANY, "bindAddress";
     listen_port: u16 = 9876, "listenPort" in 1..=65535;
@@ -653,8 +762,8 @@ conf! {
 }
 
 impl NamesrvConf {
-    fn finish(&mut self) -> Result<(), ConfError> {
-        Ok(())
+    fn finish(&mut self) -> Result<Vec<String>, ConfError> {
+        self.tls.finish()
     }
 }
 
@@ -784,8 +893,12 @@ mod tests {
                 "1: namesrvAddr has the value \"localhost\"; it takes name servers as host:port;host:port",
             ),
             (
-                "aclEnable=true",
-                "1: aclEnable has the value \"true\"; it takes false here: access control is not there yet, and nobody should think it is",
+                "tls.server.mode=on",
+                "1: tls.server.mode has the value \"on\"; it takes disabled, permissive or enforcing",
+            ),
+            (
+                "brokerRole=SLAVE",
+                "1: brokerRole has the value \"SLAVE\"; it takes ASYNC_MASTER here: replication is not there yet",
             ),
         ] {
             assert_eq!(loaded(text).unwrap_err(), format!("broker.conf:{error}"));
@@ -889,6 +1002,37 @@ mod tests {
             (conf.message_delay_level.ms.len(), conf.message_delay_level.ms[17]),
             (18, 7_200_000)
         );
+    }
+
+    #[test]
+    fn tls_properties_win_and_passwords_are_not_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            std::fs::write(dir.path().join(name), text).unwrap();
+            dir.path().join(name)
+        };
+        let tls = write(
+            "tls.properties",
+            "tls.test.mode.enable=false\ntls.server.keyPassword=hush\ntls.server.mode=disabled\n\
+             tls.server.need.client.auth=REQUIRE\ntls.server.keyPath=/k\n",
+        );
+        let text = format!(
+            "tls.config.file={}\ntls.server.mode=enforcing\ntls.server.keyPath=/other\n",
+            tls.display()
+        );
+        let (conf, warnings) = BrokerConf::load(Some(&write("broker.conf", &text))).unwrap();
+        assert_eq!((conf.tls.mode, conf.tls.test_mode), (TlsMode::Enforcing, false));
+        assert_eq!(conf.tls.need_client_auth, ClientAuth::Require);
+        assert_eq!(conf.tls.server_key_path.as_deref(), Some(Path::new("/k")));
+        assert_eq!(conf.tls.server_key_password.0, "hush");
+        assert!(warnings.len() == 1 && warnings[0].contains("tls.server.mode"), "{warnings:?}");
+        assert!(!format!("{conf:?} {:?}", conf.get_all()).contains("hush"));
+        let mut conf = NamesrvConf::load(Some(&write("namesrv.conf", &text))).unwrap().0;
+        assert_eq!(conf.tls.mode, TlsMode::Enforcing);
+        let error = conf.set("tls.server.mode", "disabled").unwrap_err();
+        assert_eq!(error, SetError::AtStart("tls.server.mode".into()));
+        let gone = write("gone.conf", "tls.config.file=/no/such/file\n");
+        assert!(matches!(BrokerConf::load(Some(&gone)), Err(ConfError::Read(..))));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Name server and broker for unmodified RocketMQ clients.
 
+pub mod acl;
 pub mod config;
 pub mod conn;
 pub mod handle;
@@ -9,4 +10,6 @@ pub mod namesrv;
 pub mod run;
 pub mod server;
 pub mod sessions;
+pub mod tls;
+pub mod watch;
 pub mod wire;

@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::acl::{Acl, AclError};
 use crate::config::{self, BrokerConf, FlushDiskType, MetricsExporterType, SetError};
 use crate::conn::Reply;
 use crate::handle::admin::ConfigAccess;
@@ -26,10 +27,13 @@ use crate::handle::{BrokerService, Tuning, pull};
 use crate::hold::{Holds, Pull};
 use crate::metrics::{self, Metrics};
 use crate::server::{self, Limits};
+use crate::tls::{self, TlsError};
 
 /// How often pulls whose time is over are answered, and silent clients looked for.
 const EXPIRE_HOLDS: Duration = Duration::from_millis(250);
 const EXPIRE_CLIENTS: Duration = Duration::from_secs(10);
+/// How often files of access control and TLS are looked at.
+pub(crate) const WATCH: Duration = Duration::from_millis(500);
 
 /// What a broker process is started with.
 pub struct Settings {
@@ -42,6 +46,17 @@ pub struct Settings {
     pub admins: Box<dyn Fn(IpAddr) -> bool + Send + Sync>,
     pub config: ConfigAccess,
     pub metrics: Metrics,
+    pub acl: Option<Acl>,
+    pub tls: tls::Server,
+}
+
+/// Why a broker cannot be protected as its settings say.
+#[derive(Debug, thiserror::Error)]
+pub enum SecurityError {
+    #[error(transparent)]
+    Acl(#[from] AclError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 impl Settings {
@@ -57,11 +72,19 @@ impl Settings {
             admins: Box::new(|_| false),
             config: ConfigAccess::default(),
             metrics: Metrics::default(),
+            acl: None,
+            tls: tls::Server::default(),
         }
     }
 
     /// What a configuration means.
-    pub fn of(conf: &BrokerConf) -> Settings {
+    pub fn of(conf: &BrokerConf) -> Result<Settings, SecurityError> {
+        let acl = match (conf.acl_enable, &conf.rocketmq_home) {
+            (false, _) => None,
+            (true, None) => return Err(AclError::NoHome.into()),
+            (true, Some(home)) => Some(Acl::open(home, &conf.acl_file)?),
+        };
+        let tls = tls::Server::of(&conf.tls)?;
         let listen = SocketAddr::new(conf.bind_address, conf.listen_port);
         let advertised = conf.broker_ip1.unwrap_or_else(|| advertised_ip(listen.ip()));
         let flush = match conf.flush_disk_type {
@@ -125,7 +148,9 @@ impl Settings {
             let host = now.metrics_prom_exporter_host.unwrap_or(advertised);
             SocketAddr::new(host, now.metrics_prom_exporter_port)
         });
-        Settings {
+        Ok(Settings {
+            acl,
+            tls,
             store,
             broker: broker_config(&now),
             listen,
@@ -140,7 +165,7 @@ impl Settings {
             admins: Box::new(move |ip| admins.contains(ip)),
             config: ConfigAccess::new(Box::new(all), Box::new(set)),
             metrics: Metrics::new(metrics_listen, now.metrics_label.0),
-        }
+        })
     }
 }
 
@@ -251,6 +276,8 @@ pub fn open(
         region: settings.region,
         config: settings.config,
         metrics: settings.metrics,
+        acl: settings.acl,
+        tls: Arc::new(settings.tls),
         ..service(broker, advertised)
     });
     let _ = holds.set(service.holds.clone());
@@ -283,6 +310,8 @@ pub fn service(broker: Arc<Broker>, advertised: SocketAddr) -> BrokerService {
         config: Default::default(),
         metrics: Metrics::default(),
         registered: OnceLock::new(),
+        acl: None,
+        tls: Arc::default(),
     }
 }
 
@@ -306,14 +335,20 @@ pub async fn serve(
 ) -> io::Result<Running> {
     let addr = listener.local_addr()?;
     let (stop, stopped) = watch::channel(false);
-    let mut tasks =
-        vec![tokio::spawn(server::serve(listener, service.clone(), limits, stopped.clone()))];
+    let tls = || service.tls.clone();
+    let mut tasks = vec![tokio::spawn(server::serve(
+        listener,
+        service.clone(),
+        limits,
+        tls(),
+        stopped.clone(),
+    ))];
     // Old clients send to this port (the "VIP channel"). Without it they use the other one.
     let fast = SocketAddr::new(addr.ip(), addr.port().saturating_sub(2));
     match server::bind(fast, "listenPort - 2, for old clients").await {
         Ok(listener) => {
             let (service, stopped) = (service.clone(), stopped.clone());
-            tasks.push(tokio::spawn(server::serve(listener, service, limits, stopped)));
+            tasks.push(tokio::spawn(server::serve(listener, service, limits, tls(), stopped)));
         }
         Err(e) => tracing::debug!("{e}"),
     }
@@ -327,7 +362,13 @@ pub async fn serve(
     tasks.push(every(EXPIRE_HOLDS, &service, stopped.clone(), |s| {
         s.holds.expire_step(s.broker.now_ms());
     }));
-    tasks.push(every(EXPIRE_CLIENTS, &service, stopped, |s| s.expire_step()));
+    tasks.push(every(EXPIRE_CLIENTS, &service, stopped.clone(), |s| s.expire_step()));
+    tasks.push(every(WATCH, &service, stopped, |s| {
+        s.tls.reload_step();
+        if let Some(acl) = &s.acl {
+            acl.reload_step();
+        }
+    }));
     Ok(Running { service, addr, metrics, watched, stop, tasks })
 }
 

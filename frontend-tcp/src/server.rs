@@ -13,13 +13,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::conn::{Conn, Reply, Request};
 use crate::metrics::rpc::{Outcome, RpcLatencies};
+use crate::tls::{self, Stream};
 use crate::wire::codes::response;
 use crate::wire::command::{self, Command, Outgoing};
 use crate::wire::frame::{self, FrameLimits, Parsed};
@@ -28,6 +29,9 @@ use crate::wire::frame::{self, FrameLimits, Parsed};
 const READ: usize = 64 << 10;
 /// Answers are written when so many bytes wait, though more requests are there to be handled.
 const WRITE: usize = 256 << 10;
+
+/// How long the end of a TLS connection may take.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Answers the requests of all connections of a listener.
 pub trait Service: Send + Sync + 'static {
@@ -69,10 +73,12 @@ pub async fn serve<S: Service>(
     listener: TcpListener,
     service: Arc<S>,
     limits: Limits,
+    tls: Arc<tls::Server>,
     mut stop: watch::Receiver<bool>,
 ) {
     let shared = Arc::new(Shared {
         limits,
+        tls,
         connections: AtomicUsize::new(0),
         in_flight: Semaphore::new(limits.in_flight / 1024),
     });
@@ -112,6 +118,7 @@ pub async fn serve<S: Service>(
 
 struct Shared {
     limits: Limits,
+    tls: Arc<tls::Server>,
     connections: AtomicUsize,
     /// In KiB.
     in_flight: Semaphore,
@@ -133,7 +140,7 @@ impl<S: Service> Drop for Ended<'_, S> {
 }
 
 async fn run<S: Service>(
-    mut stream: TcpStream,
+    stream: TcpStream,
     conn: &Arc<Conn>,
     service: &S,
     shared: &Shared,
@@ -141,6 +148,10 @@ async fn run<S: Service>(
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let limits = &shared.limits;
+    let mut stream = tokio::select! {
+        accepted = tokio::time::timeout(limits.idle, shared.tls.accept(stream)) => accepted??,
+        _ = stop.changed() => return Ok(()),
+    };
     let mut buf = BytesMut::new();
     let mut out = Outgoing::default();
     // Bytes of the next frame in all, as far as it is known, and the right to so many.
@@ -163,7 +174,7 @@ async fn run<S: Service>(
                         break wanted;
                     }
                     conn.drain(&mut out, is_full);
-                    write(&stream, &mut out, limits).await?;
+                    write(&mut stream, &mut out, limits).await?;
                     // How long the client took to read is no matter of ours.
                     read_at = Instant::now();
                 };
@@ -182,13 +193,17 @@ async fn run<S: Service>(
         loop {
             let done = conn.drain(&mut out, is_full);
             if !out.is_empty() {
-                write(&stream, &mut out, limits).await?;
+                write(&mut stream, &mut out, limits).await?;
             }
             if done {
                 break;
             }
         }
         if conn.is_closing() {
+            if let Stream::Tls(stream) = &mut stream {
+                // A word of farewell, so that nobody takes this for an attack.
+                let _ = tokio::time::timeout(FAREWELL, stream.shutdown()).await;
+            }
             return Ok(());
         }
         if wanted <= READ {
@@ -204,7 +219,7 @@ async fn run<S: Service>(
 /// readable and then a read, this knows from a short read that there is nothing more.)
 fn poll_read(
     cx: &mut Context<'_>,
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     buf: &mut BytesMut,
     wanted: usize,
 ) -> Poll<io::Result<usize>> {
@@ -270,20 +285,30 @@ fn handle_all<S: Service>(
 
 /// Writes everything in `out`. A client that reads nothing for as long as a silent one is
 /// put up with ends the connection.
-async fn write(stream: &TcpStream, out: &mut Outgoing, limits: &Limits) -> io::Result<()> {
+async fn write(stream: &mut Stream, out: &mut Outgoing, limits: &Limits) -> io::Result<()> {
     let mut all = out.io_slices();
     let mut rest = all.as_mut_slice();
     while !rest.is_empty() {
         let few = rest.len().min(1024);
-        match stream.try_write_vectored(&rest[..few]) {
-            Ok(n) => io::IoSlice::advance_slices(&mut rest, n),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                tokio::time::timeout(limits.idle, stream.writable()).await??;
+        let written = match stream {
+            Stream::Plain(stream) => match stream.try_write_vectored(&rest[..few]) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    tokio::time::timeout(limits.idle, stream.writable()).await??;
+                    continue;
+                }
+                written => written?,
+            },
+            Stream::Tls(stream) => {
+                tokio::time::timeout(limits.idle, stream.write_vectored(&rest[..few])).await??
             }
-            Err(e) => return Err(e),
-        }
+        };
+        io::IoSlice::advance_slices(&mut rest, written);
     }
     drop(all);
+    if let Stream::Tls(stream) = stream {
+        // It may hold back what the socket did not take.
+        tokio::time::timeout(limits.idle, stream.flush()).await??;
+    }
     if out.bytes.capacity() > WRITE {
         *out = Outgoing::default();
     } else {

@@ -40,7 +40,13 @@ async fn serve_at(addr: &str, change: impl FnOnce(&mut NamesrvConf)) -> Served {
     let listener = TcpListener::bind(addr).await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
     let (stop, stopped) = watch::channel(false);
-    tokio::spawn(server::serve(listener, server.clone(), Limits::default(), stopped));
+    tokio::spawn(server::serve(
+        listener,
+        server.clone(),
+        Limits::default(),
+        Default::default(),
+        stopped,
+    ));
     Served { server, clock, addr, stop, dir }
 }
 
@@ -316,7 +322,12 @@ async fn a_registrar_finds_its_name_servers_again() {
         move || registration(&names.lock().unwrap())
     };
     let timing = Timing { period: Duration::from_secs(60), timeout: TIMEOUT };
-    let registrar = Registrar::start(&[first.addr.clone(), second.addr.clone()], timing, what);
+    let registrar = Registrar::start(
+        &[first.addr.clone(), second.addr.clone()],
+        timing,
+        Default::default(),
+        what,
+    );
     async fn until(served: &Served, topic: &'static str, code: i32) {
         let mut client = served.client().await;
         while ask(&mut client, request::GET_ROUTEINFO_BY_TOPIC, &[("topic", topic)]).await.code

@@ -19,6 +19,7 @@ public final class Interop {
         Servers.scenarios(known);
         Operating.scenarios(known);
         Fixtures.scenarios(known);
+        Secure.scenarios(known);
 
         List<String> wanted = new ArrayList<>();
         for (String name : Arrays.asList(args).subList(2, args.length)) {

@@ -12,6 +12,8 @@ use mq_broker::namesrv::NameServer;
 use mq_broker::namesrv::register::{Registrar, Registration, Timing};
 use mq_broker::run::{self, Settings, log_to_stderr, say};
 use mq_broker::server;
+use mq_broker::tls::Connector;
+use mq_broker::wire::client::Security;
 use mq_store::log::flush::FlushPolicy;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -107,8 +109,9 @@ fn start(args: Args) -> Result<(), Error> {
         say(&lines.collect::<String>());
         return Ok(());
     }
-    let settings = Settings::of(&conf);
+    let settings = Settings::of(&conf)?;
     let flush = settings.store.flush;
+    let security = Security { tls: Connector::for_broker(&conf.tls)?, credentials: None };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let (mut terminate, mut interrupt) =
@@ -127,9 +130,10 @@ fn start(args: Args) -> Result<(), Error> {
             let own = NamesrvConf {
                 kv_config_path: conf.store_path_root_dir.join("config/kvConfig.json"),
                 admin_allowed_addresses: conf.admin_allowed_addresses.clone(),
+                tls: conf.tls.clone(),
                 ..NamesrvConf::default()
             };
-            name_server = Some((NameServer::start(own, listener, stopped), at));
+            name_server = Some((NameServer::start(own, listener, stopped)?, at));
             let near = if at.ip().is_unspecified() {
                 SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), at.port())
             } else {
@@ -143,7 +147,7 @@ fn start(args: Args) -> Result<(), Error> {
             tracing::warn!("{note}");
         }
         let running = run::serve(opened.service, listener, limits).await?;
-        let registrar = register(&conf, servers, &running);
+        let registrar = register(&conf, servers, security, &running);
         let namesrv = name_server.as_ref().map(|(_, at)| *at);
         say(&banner(&conf, namesrv, running.metrics, flush, &opened.report, began.elapsed()));
         tokio::select! {
@@ -180,7 +184,12 @@ fn show_progress() -> impl FnMut(u64, u64) {
     }
 }
 
-fn register(conf: &BrokerConf, servers: Servers, running: &run::Running) -> Registrar {
+fn register(
+    conf: &BrokerConf,
+    servers: Servers,
+    security: Security,
+    running: &run::Running,
+) -> Registrar {
     let ip = conf.broker_ip1.unwrap_or(running.addr.ip());
     let registration = Registration {
         cluster: conf.broker_cluster_name.clone(),
@@ -206,7 +215,7 @@ fn register(conf: &BrokerConf, servers: Servers, running: &run::Running) -> Regi
         period: Duration::from_millis(conf.register_name_server_period.unsigned_abs()),
         timeout: Duration::from_millis(conf.register_broker_timeout_mills.unsigned_abs()),
     };
-    let registrar = Registrar::start(&servers.0, timing, what);
+    let registrar = Registrar::start(&servers.0, timing, security, what);
     running.service.broker.on_topics_changed(Box::new(registrar.changed()));
     let _ = running.service.registered.set(registrar.told());
     registrar

@@ -63,7 +63,7 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let (stop, stopped) = watch::channel(false);
-        let served = NameServer::start(conf, listener, stopped);
+        let served = NameServer::start(conf, listener, stopped)?;
         // The words that RocketMQ's scripts look for.
         say(&format!("The Name Server boot success. serializeType=JSON, address {address}\n"));
         tokio::select! {

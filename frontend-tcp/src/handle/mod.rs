@@ -1,5 +1,6 @@
 //! What a broker does with each request: one row a code in one table.
 
+pub mod acl;
 pub mod admin;
 pub mod client;
 pub mod newer;
@@ -20,6 +21,7 @@ use mq_store::broker::{Broker, Refusal};
 use mq_store::store::ReadLimits;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
+use crate::acl::Acl;
 use crate::conn::{Conn, Reply, Request};
 use crate::hold::Holds;
 use crate::metrics::Metrics;
@@ -27,6 +29,7 @@ use crate::metrics::rpc::RpcLatencies;
 use crate::namesrv::register::Told;
 use crate::server::{Service, not_supported};
 use crate::sessions::Sessions;
+use crate::tls;
 use crate::wire::codes::{request, response};
 use crate::wire::command::Command;
 use crate::wire::fields::FieldError;
@@ -81,6 +84,8 @@ pub struct BrokerService {
     pub metrics: Metrics,
     /// Waits until name servers know the topics, if there are any.
     pub registered: OnceLock<Told>,
+    pub acl: Option<Acl>,
+    pub tls: Arc<tls::Server>,
 }
 
 /// Who may ask for something.
@@ -136,6 +141,11 @@ static TABLE: &[(i32, Access, Handler)] = &[
     (request::GET_BROKER_CONFIG, Anyone, admin::config),
     (request::GET_ALL_CONSUMER_OFFSET, Anyone, admin::all_offsets),
     (request::GET_ALL_DELAY_OFFSET, Anyone, admin::delay_offsets),
+    (request::UPDATE_AND_CREATE_ACL_CONFIG, Admin, acl::update_account),
+    (request::DELETE_ACL_CONFIG, Admin, acl::delete_account),
+    (request::UPDATE_GLOBAL_WHITE_ADDRS_CONFIG, Admin, acl::update_white_list),
+    (request::GET_BROKER_CLUSTER_ACL_INFO, Anyone, acl::versions),
+    (request::GET_BROKER_CLUSTER_ACL_CONFIG, Admin, acl::accounts),
     (request::CLONE_GROUP_OFFSET, Admin, admin::clone_offsets),
     (request::CLEAN_EXPIRED_CONSUMEQUEUE, Admin, admin::clean_queues),
     (request::CLEAN_UNUSED_TOPIC, Admin, admin::clean_topics),
@@ -229,13 +239,8 @@ impl Service for BrokerService {
         let Some((_, access, handler)) = TABLE.iter().find(|row| row.0 == code) else {
             return not_supported(code);
         };
-        if *access == Admin && !(conn.is_from_here() || (self.admins)(conn.peer().ip())) {
-            let remark = format!(
-                "{} changes the broker: it is served to this machine, and to addresses that adminAllowedAddresses names; {} is none",
-                request::name(code),
-                conn.peer().ip()
-            );
-            return Command::refusal(response::NO_PERMISSION, remark).into();
+        if let Err(refusal) = self.allow(conn, request, *access == Admin) {
+            return refusal.into();
         }
         // What an administrator asks for waits for the disk.
         let blocks = *access == Admin
@@ -263,6 +268,28 @@ impl Service for BrokerService {
 }
 
 impl BrokerService {
+    /// With access control accounts decide who may ask for what; without, addresses decide who
+    /// is an administrator.
+    fn allow(&self, conn: &Conn, request: &Request<'_>, admin: bool) -> Result<(), Command> {
+        let (code, ip) = (request.head.code, conn.peer().ip());
+        if let Some(acl) = &self.acl {
+            return acl.check(request, ip, admin).map_err(|denied| {
+                tracing::debug!("{} of {}: {denied}", request::name(code), conn.peer());
+                // RocketMQ's form, up to the line of its source.
+                let remark = format!("org.apache.rocketmq.acl.common.AclException: {denied}");
+                Command::refusal(response::SYSTEM_ERROR, remark)
+            });
+        }
+        if !admin || conn.is_from_here() || (self.admins)(ip) {
+            return Ok(());
+        }
+        let remark = format!(
+            "{} changes the broker: it is served to this machine, and to addresses that adminAllowedAddresses names; {ip} is none",
+            request::name(code),
+        );
+        Err(Command::refusal(response::NO_PERMISSION, remark))
+    }
+
     pub fn tuning(&self) -> Tuning {
         *self.tuning.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use super::{BrokerService, Failure, Handled};
+use crate::acl;
 use crate::conn::{Conn, Reply, Request};
 use crate::sessions::Member;
 use crate::wire::codes::{request, response};
@@ -200,6 +201,10 @@ fn relay(
         return Err(Failure::Code(response::SYSTEM_ERROR, text));
     }
     for (name, value) in &request.head.fields.0 {
+        // Who gets to see a signature can send what it signs once more.
+        if [acl::ACCESS_KEY, acl::SIGNATURE, acl::SECURITY_TOKEN].contains(&&**name) {
+            continue;
+        }
         if command.fields.iter().all(|(known, _)| known != name) {
             command = command.field(name.to_string(), value.to_string());
         }

@@ -20,7 +20,9 @@ use super::table::{MAX_NAME, QueueData, Refused, Registering, Routes};
 use crate::config::{NamesrvConf, SetError, read_properties};
 use crate::conn::{Conn, Reply, Request};
 use crate::handle::Failure;
+use crate::run::WATCH;
 use crate::server::{self, Limits, Service, not_supported};
+use crate::tls::{self, TlsError};
 use crate::wire::codes::{request, response};
 use crate::wire::command::Command;
 use crate::wire::fastjson;
@@ -65,7 +67,8 @@ impl NameServer {
         conf: NamesrvConf,
         listener: TcpListener,
         mut stop: watch::Receiver<bool>,
-    ) -> JoinHandle<()> {
+    ) -> Result<JoinHandle<()>, TlsError> {
+        let tls = Arc::new(tls::Server::of(&conf.tls)?);
         let limits = Limits {
             connections: conf.max_connections,
             in_flight: conf.max_in_flight_bytes,
@@ -76,9 +79,15 @@ impl NameServer {
         for note in notes {
             tracing::warn!("{note}");
         }
-        tokio::spawn(async move {
-            let served =
-                tokio::spawn(server::serve(listener, server.clone(), limits, stop.clone()));
+        Ok(tokio::spawn(async move {
+            let served = server::serve(listener, server.clone(), limits, tls.clone(), stop.clone());
+            let served = tokio::spawn(served);
+            let mut stopped = stop.clone();
+            tokio::spawn(async move {
+                while tokio::time::timeout(WATCH, stopped.changed()).await.is_err() {
+                    tls.reload_step();
+                }
+            });
             let period = || {
                 let ms = server.conf().scan_not_active_broker_interval;
                 Duration::from_millis(ms.unsigned_abs())
@@ -87,7 +96,7 @@ impl NameServer {
                 server.expire_step(server.clock.now_ms());
             }
             let _ = served.await;
-        })
+        }))
     }
 
     /// Background step: removes brokers that are silent for too long, and ends their connections.

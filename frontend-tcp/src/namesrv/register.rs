@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
-use crate::wire::client::Client;
+use crate::wire::client::{Client, Security};
 use crate::wire::codes::{request, response};
 use crate::wire::command::Command;
 
@@ -112,6 +112,7 @@ impl Registrar {
     pub fn start(
         servers: &[String],
         timing: Timing,
+        security: Security,
         what: impl Fn() -> Registration + Send + Sync + 'static,
     ) -> Registrar {
         let (stop, stopped) = watch::channel(false);
@@ -125,6 +126,7 @@ impl Registrar {
             let server = Server {
                 addr: addr.clone(),
                 timeout: timing.timeout,
+                security: security.clone(),
                 what: what.clone(),
                 changes: changes.clone(),
                 told: tells,
@@ -174,6 +176,7 @@ impl Registrar {
 struct Server {
     addr: String,
     timeout: Duration,
+    security: Security,
     what: Arc<dyn Fn() -> Registration + Send + Sync>,
     changes: Arc<AtomicU64>,
     told: watch::Sender<u64>,
@@ -236,7 +239,7 @@ impl Server {
             Some(answered) => answered,
             // None yet, or it had ended meanwhile.
             None => {
-                let mut client = Client::connect(&self.addr, CONNECT).await?;
+                let mut client = Client::connect_with(&self.addr, CONNECT, &self.security).await?;
                 let answer = client.call(command, self.timeout).await?;
                 (client, answer)
             }

@@ -9,22 +9,49 @@ use tokio::net::TcpStream;
 
 use super::command::{self, Command, Outgoing};
 use super::frame::{self, Encoding, FrameLimits, Parsed};
+use crate::acl::Credentials;
 use crate::conn::Response;
+use crate::tls::{Connector, Stream};
+
+/// How a client protects its connection, and shows who it is.
+#[derive(Clone, Debug, Default)]
+pub struct Security {
+    pub tls: Option<Connector>,
+    pub credentials: Option<Credentials>,
+}
 
 /// A connection to a server.
 #[derive(Debug)]
 pub struct Client {
-    stream: TcpStream,
+    stream: Stream,
+    credentials: Option<Credentials>,
     buf: BytesMut,
     opaque: i32,
 }
 
 impl Client {
-    /// Connects to "host:port".
+    /// Connects to "host:port", without TLS and signatures.
     pub async fn connect(addr: &str, timeout: Duration) -> io::Result<Client> {
-        let stream = tokio::time::timeout(timeout, TcpStream::connect(addr)).await??;
-        stream.set_nodelay(true)?;
-        Ok(Client { stream, buf: BytesMut::new(), opaque: 0 })
+        Client::connect_with(addr, timeout, &Security::default()).await
+    }
+
+    /// Connects to "host:port".
+    pub async fn connect_with(
+        addr: &str,
+        timeout: Duration,
+        security: &Security,
+    ) -> io::Result<Client> {
+        let connect = async {
+            let stream = TcpStream::connect(addr).await?;
+            stream.set_nodelay(true)?;
+            match &security.tls {
+                Some(tls) => tls.connect(addr, stream).await,
+                None => Ok(Stream::Plain(stream)),
+            }
+        };
+        let stream = tokio::time::timeout(timeout, connect).await??;
+        let credentials = security.credentials.clone();
+        Ok(Client { stream, credentials, buf: BytesMut::new(), opaque: 0 })
     }
 
     /// Asks, and waits for the answer. After an error the client is of no more use.
@@ -43,9 +70,19 @@ impl Client {
     async fn exchange(&mut self, command: &Command) -> io::Result<Response> {
         self.opaque = self.opaque.wrapping_add(1);
         let mut out = Outgoing::default();
+        let mut signed = None;
+        let command = match &self.credentials {
+            Some(credentials) => {
+                let command = signed.insert(command.clone());
+                credentials.sign(command);
+                command
+            }
+            None => command,
+        };
         command.encode_request(self.opaque, false, Encoding::Json, &mut out);
         // A request of ours has no records in it.
         self.stream.write_all(&out.bytes).await?;
+        self.stream.flush().await?;
         loop {
             if let Some(response) = self.take_response()? {
                 return Ok(response);
