@@ -94,7 +94,7 @@ fn scan(c: &mut Criterion) {
         let log = store.log().chain().all();
         group.throughput(Throughput::Bytes(store.log().end()));
         group.bench_function(name, |b| {
-            let checks = Checks { crc_from: 0, last_time: 0, lost_pages: false };
+            let checks = Checks { crc_from: 0, last_time: 0, zeros_end_from: 0 };
             b.iter(|| walk(&log, 0, checks, |_| ControlFlow::Continue(())));
         });
         group.bench_function(format!("{name} limit crc"), |b| {

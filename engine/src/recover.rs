@@ -199,7 +199,11 @@ pub fn recover(
         }
         None => {
             let last_time = synced.as_ref().map_or(0, |s| s.last_time);
-            let checks = Checks { crc_from, lost_pages: !report.clean, last_time };
+            // Of a log that was closed, queues know the end.
+            let behind = |unit: Unit| unit.offset.saturating_add(u64::from(unit.size));
+            let ends = queues.all().into_iter().filter_map(|q| q.last_unit().map(behind)).max();
+            let zeros_end_from = if report.clean { ends.unwrap_or(0) } else { u64::MAX };
+            let checks = Checks { crc_from, zeros_end_from, last_time };
             check_log(fs, &segments, checks, &queues, config, synced, &mut report, progress)?
         }
     };

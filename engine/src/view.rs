@@ -173,8 +173,10 @@ impl StoreView {
             }
             visit(step)
         };
-        let lost_pages = self.has_abort() && self.in_use().is_none();
-        let checks = Checks { crc_from: if crc { 0 } else { u64::MAX }, lost_pages, last_time: 0 };
+        // Who writes has not come further; of others nobody knows.
+        let zeros_end_from = if self.in_use().is_some() { 0 } else { u64::MAX };
+        let checks =
+            Checks { crc_from: if crc { 0 } else { u64::MAX }, zeros_end_from, last_time: 0 };
         scan::walk(files, files.first().map_or(0, |s| s.base), checks, visit)
     }
 

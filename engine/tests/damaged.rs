@@ -240,3 +240,24 @@ fn reads_pass_by_lost_units() {
     let (store, _) = open(killed.path());
     assert_holds(&store, 90);
 }
+
+/// Zeros in a log that was closed hide nothing that stands behind them.
+#[test]
+fn zeros_in_a_closed_log_are_no_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    (0..40).for_each(|n| _ = append(&store, n));
+    let hole = store.queues().get("T", 0).unwrap().get(3).unwrap();
+    store.close().unwrap();
+    drop(store);
+    let log = dir.path().join("commitlog").join("0".repeat(20));
+    let mut bytes = std::fs::read(&log).unwrap();
+    bytes[hole.offset as usize..][..hole.size as usize].fill(0);
+    std::fs::write(&log, bytes).unwrap();
+    // As a Java broker leaves it: without a summary of ours.
+    std::fs::remove_file(dir.path().join("mq-store.clean")).unwrap();
+    let (store, report) = open(dir.path());
+    assert_eq!((report.records, report.damage.len()), (39, 1), "{report}");
+    let all: usize = (0..3).map(|queue| numbers(&store, "T", queue).len()).sum();
+    assert_eq!(all, 39);
+}

@@ -174,7 +174,7 @@ impl Mq {
         let store = self.0.broker.store();
         let mut found = Verification::default();
         let end = store.log().end();
-        let checks = Checks { crc_from: 0, lost_pages: false, last_time: 0 };
+        let checks = Checks { crc_from: 0, zeros_end_from: 0, last_time: 0 };
         let walked =
             scan::walk(&store.log().chain().all(), store.log().min_offset(), checks, |step| {
                 match step {

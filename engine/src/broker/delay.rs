@@ -170,7 +170,7 @@ impl Broker {
         });
         let Some(first) = waits.min() else { return };
         let from = first.max(self.delay.log_end.unwrap_or(0)).max(self.store.log().min_offset());
-        let checks = Checks { crc_from: u64::MAX, last_time: 0, lost_pages: false };
+        let checks = Checks { crc_from: u64::MAX, last_time: 0, zeros_end_from: 0 };
         scan::walk(&self.store.log().chain().all(), from, checks, |step| {
             if let Step::Record(record) = step
                 && record.property(name::REAL_TOPIC) == Some(record.topic())

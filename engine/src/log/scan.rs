@@ -48,9 +48,9 @@ pub struct End {
 pub struct Checks {
     /// The body's CRC, from this position on; `u64::MAX` for none.
     pub crc_from: u64,
-    /// Whether the last file may have lost pages in front of others: then records are looked
-    /// for behind zeros too.
-    pub lost_pages: bool,
+    /// Where zeros in the last file are its end and not a loss: from this position on. Before it, records
+    /// are looked for behind them. 0: anywhere; `u64::MAX`: nowhere.
+    pub zeros_end_from: u64,
     /// Store time of the record before the first, ms; 0 if that is not known.
     pub last_time: i64,
 }
@@ -100,7 +100,7 @@ pub fn walk(
                     }
                     Err(e) => e.into(),
                 },
-                Ok(Entry::End) if is_last && !checks.lost_pages => {
+                Ok(Entry::End) if is_last && at >= checks.zeros_end_from => {
                     end.why = Why::Zeros;
                     return end;
                 }

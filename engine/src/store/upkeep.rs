@@ -64,7 +64,7 @@ impl MessageStore {
         let mut keys = Vec::new();
         let now = self.clock.now_ms();
         // Zeros before `end` are no end: a power cut may have lost pages there.
-        let checks = Checks { crc_from: u64::MAX, lost_pages: true, last_time: 0 };
+        let checks = Checks { crc_from: u64::MAX, zeros_end_from: u64::MAX, last_time: 0 };
         let mut nothing_left = true;
         let walked = scan::walk(&segments, from, checks, |step| {
             if let Step::Record(record) = step {
@@ -210,7 +210,7 @@ impl MessageStore {
         let mut last = None;
         let newest = self.queues.all().iter().filter_map(|q| q.last_unit()).map(|u| u.offset).max();
         let from = newest.filter(|at| *at >= from && *at < dispatched).unwrap_or(from);
-        let checks = Checks { crc_from: u64::MAX, lost_pages: false, last_time: 0 };
+        let checks = Checks { crc_from: u64::MAX, zeros_end_from: 0, last_time: 0 };
         scan::walk(&segments, from, checks, |step| {
             if let Step::Record(r) = step {
                 let at = r.physical_offset().unsigned_abs();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use mq_store::codec::index::Shape;
 use mq_store::codec::record::Message;
-use mq_store::config::StoreConfig;
+use mq_store::config::{Retention, StoreConfig};
 use mq_store::os::clock::ManualClock;
 use mq_store::os::fs::Fs;
 use mq_store::recover::RecoveryReport;
@@ -15,9 +15,12 @@ use mq_store::store::{MessageStore, ReadLimits, as_record};
 
 pub const LOG_FILE: usize = 16 * 1024;
 
-/// A store with files so small that everything rolls over.
+/// A store with files so small that everything rolls over, which does not mind how full the disk is.
 pub fn config(root: &Path) -> StoreConfig {
+    let retention =
+        Retention { max_used: 2.0, force_clean: 2.0, refuse_writes: 2.0, ..Retention::default() };
     StoreConfig {
+        retention,
         log_file_len: LOG_FILE,
         queue_file_len: 400,
         index_shape: Shape { slots: 25, items: 100 },

@@ -46,7 +46,7 @@ pub fn follow(view: &StoreView, args: &Messages, mut list: List<'_>) -> Answer {
         segments.retain(|s| s.limit() > at);
         let mut done = false;
         let mut next = at;
-        let checks = Checks { crc_from: at, last_time: 0, lost_pages: false };
+        let checks = Checks { crc_from: at, last_time: 0, zeros_end_from: 0 };
         let end = scan::walk(&segments, at, checks, |step| {
             let r = match step {
                 Step::Record(r) | Step::BadBody(r) => r,

@@ -191,7 +191,11 @@ impl Check<'_> {
         let from = files.first().map_or(0, |s| s.base);
         let limit = files.last().map_or(0, |s| s.limit());
         let mut progress = Progress::new("log", limit - from);
-        let checks = Checks { crc_from: 0, last_time: 0, lost_pages: !self.live };
+        let checks = Checks {
+            crc_from: 0,
+            last_time: 0,
+            zeros_end_from: if self.live { 0 } else { u64::MAX },
+        };
         let End { at, why, last_time } = scan::walk(&files, from, checks, |step| {
             let result = match &step {
                 Step::Record(r) | Step::BadBody(r) => {
