@@ -137,10 +137,11 @@ impl Session {
 
     /// A line for people; an object for machines.
     pub fn say(&mut self, text: &str) -> Result {
-        Ok(match self.out.json {
+        match self.out.json {
             true => self.out.object(&json!({ "result": text }))?,
             false => self.out.line(text)?,
-        })
+        }
+        Ok(())
     }
 
     /// A list without titles.

@@ -91,7 +91,7 @@ impl Route {
         }
         if !self.list {
             let text = serde_json::to_string_pretty(&route).unwrap_or_default();
-            return Ok(s.say(&text)?);
+            return s.say(&text);
         }
         s.out.table(&[
             ("cluster", "#ClusterName"),
@@ -233,7 +233,7 @@ fn show_config(s: &mut Session, topic: &TopicConfig) -> Result {
     if s.out.json {
         return Ok(s.out.object(topic)?);
     }
-    Ok(s.say(&format!(
+    s.say(&format!(
         "TopicConfig [topicName={}, readQueueNums={}, writeQueueNums={}, perm={}, topicFilterType={}, topicSysFlag={}, order={}]",
         topic.topic_name,
         topic.read_queue_nums,
@@ -242,7 +242,7 @@ fn show_config(s: &mut Session, topic: &TopicConfig) -> Result {
         topic.topic_filter_type,
         topic.topic_sys_flag,
         topic.order
-    ))?)
+    ))
 }
 
 #[derive(Args)]
