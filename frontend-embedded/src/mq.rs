@@ -45,6 +45,7 @@ pub(crate) struct Inner {
     pub new_topic_queues: i32,
     pub closed: AtomicBool,
     pub checkers: Arc<Checkers>,
+    #[cfg_attr(not(feature = "tcp"), expect(dead_code, reason = "for the TCP frontend"))]
     pub remote: Arc<Remote>,
     notes: Vec<String>,
 }

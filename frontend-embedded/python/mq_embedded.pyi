@@ -1,0 +1,49 @@
+from types import TracebackType
+from typing import Optional, Type
+
+class MqError(Exception):
+    """What went wrong, and what to do about it."""
+
+class Sent:
+    """Where a message went."""
+
+    id: str
+    queue_id: int
+    queue_offset: int
+
+class Delivery:
+    """A message that waits to be acknowledged."""
+
+    id: str
+    topic: str
+    body: bytes
+    tag: Optional[str]
+    keys: Optional[str]
+    queue_id: int
+    queue_offset: int
+    reconsume_times: int
+    def ack(self) -> None:
+        """It was consumed."""
+    def retry(self) -> None:
+        """It comes again after a while, or goes to the dead letters if it failed too often."""
+
+class Consumer:
+    """A member of a consumer group. What it leaves without an acknowledgement comes again."""
+
+    def poll(self, max: int = 1, timeout: float = 1.0) -> list[Delivery]:
+        """Waits up to `timeout` seconds for up to `max` messages."""
+    def close(self) -> None: ...
+    def __enter__(self) -> "Consumer": ...
+    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None: ...
+
+class Mq:
+    """An open store; one program at a time may have it."""
+
+    def __init__(self, folder: str, sync: bool = False) -> None:
+        """Opens the store in `folder`, which is made if it is not there. With `sync` a message is on the disk when
+        `send` returns; without, it survives the process, not a power cut."""
+    def send(self, topic: str, body: bytes, tag: Optional[str] = None, keys: Optional[str] = None) -> Sent: ...
+    def consumer(self, group: str, topic: str, tags: str = "*") -> Consumer: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> "Mq": ...
+    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None: ...

@@ -1,0 +1,47 @@
+import tempfile
+import threading
+import unittest
+
+from mq_embedded import Mq, MqError
+
+
+class Test(unittest.TestCase):
+    def test_what_is_sent_is_polled_until_it_is_acknowledged(self):
+        with tempfile.TemporaryDirectory() as folder:
+            with Mq(folder) as mq:
+                with self.assertRaises(MqError):
+                    Mq(folder)  # in use
+                sent = mq.send("Jobs", b"resize a.png", tag="resize", keys="7")
+                self.assertEqual((len(sent.id), sent.queue_offset), (32, 0))
+                with mq.consumer("resizers", "Jobs", "resize") as consumer:
+                    [job] = consumer.poll(timeout=5)
+                    self.assertEqual((job.topic, job.body, job.tag, job.keys, job.id), ("Jobs", b"resize a.png", "resize", "7", sent.id))
+                    self.assertEqual(consumer.poll(timeout=0), [])
+                    del job  # not acknowledged
+            with Mq(folder, sync=True) as mq, mq.consumer("resizers", "Jobs") as consumer:
+                [job] = consumer.poll(timeout=5)
+                job.ack()
+                with self.assertRaises(MqError):
+                    job.ack()
+                with self.assertRaises(ValueError):
+                    consumer.poll(timeout=-1)
+                with self.assertRaises(MqError):
+                    mq.send("no such name!", b"")
+            with Mq(folder) as mq, mq.consumer("resizers", "Jobs") as consumer:
+                self.assertEqual(consumer.poll(timeout=0), [])
+
+    def test_who_waits_is_woken_by_another_thread(self):
+        with tempfile.TemporaryDirectory() as folder, Mq(folder) as mq:
+            mq.send("T", b"first")
+            with mq.consumer("g", "T") as consumer:
+                consumer.poll(timeout=5)[0].ack()
+                got = []
+                waits = threading.Thread(target=lambda: got.extend(consumer.poll(timeout=30)))
+                waits.start()
+                mq.send("T", b"second")
+                waits.join(20)
+                self.assertEqual([m.body for m in got], [b"second"])
+
+
+if __name__ == "__main__":
+    unittest.main()
