@@ -87,6 +87,8 @@ impl Chain {
     /// synced: for files that can be made again, thousands at a time.
     pub fn with_names_later(mut self, folders: usize) -> Chain {
         self.names_later = folders;
+        // Whoever made the files that are there may have been killed before their names were synced.
+        *self.names_wait.get_mut() = true;
         self
     }
 
