@@ -16,6 +16,8 @@ use crate::wire::command::Command;
 use crate::wire::fastjson::{json, object};
 use crate::wire::fields::header;
 
+/// With more topics, who makes one does not wait until name servers know it.
+const WAITS_UP_TO: usize = 1000;
 /// How long a changed topic waits for name servers that do not answer.
 const REGISTER: Duration = Duration::from_secs(1);
 
@@ -66,6 +68,11 @@ header! {
 /// that do not answer are not waited for long.
 fn once_registered(service: &BrokerService, conn: &Arc<Conn>, request: &Request<'_>) -> Reply {
     let Some(registered) = service.registered.get() else { return Command::ok().into() };
+    // Name servers are told of all topics at once. With so many it takes its time, and whoever makes the
+    // next thousand should not wait for it each time.
+    if service.broker.topics().len() > WAITS_UP_TO {
+        return Command::ok().into();
+    }
     let (registered, ticket) = (registered(), request.ticket(conn));
     tokio::spawn(async move {
         let _ = tokio::time::timeout(REGISTER, registered).await;
