@@ -206,9 +206,9 @@ fn a_message_on_a_retry_topic_that_failed_too_often_is_dead() {
     let House { broker, .. } = open(dir.path());
     let m =
         |times| Sending { reconsume_times: times, ..sending("%RETRY%G", "m", "DELAY\u{1}3\u{2}") };
-    broker.send(&m(16)).unwrap();
+    broker.send(&m(15)).unwrap();
     assert_eq!(broker.store().max_offset("SCHEDULE_TOPIC_XXXX", 2), 1);
-    broker.send(&m(17)).unwrap();
+    broker.send(&m(16)).unwrap();
     assert_eq!(bodies(&broker, "%DLQ%G"), ["m"]);
     assert_eq!(broker.topics().get("%RETRY%G").unwrap().write_queue_nums, 1);
     assert!(matches!(broker.send_back("G", 999_999, 0, None), Err(Refusal::Failed(_))));

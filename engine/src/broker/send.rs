@@ -120,7 +120,7 @@ impl Broker {
         if let Some(group) = target.strip_prefix(RETRY_PREFIX) {
             let group_config = self.group(group)?;
             let max = m.max_reconsume_times.unwrap_or(group_config.retry_max_times);
-            if m.reconsume_times > max {
+            if m.reconsume_times >= max {
                 dlq = self.dead_letters(group)?;
                 (target, target_queue, level) = (&dlq.topic_name, 0, 0);
                 let origin = properties::get(m.properties.as_bytes(), name::RETRY_TOPIC);
