@@ -67,7 +67,14 @@ final class Secure {
         inbox.expect(40, bodies);
         Kit.check(inbox.got.stream().anyMatch(m -> Kit.text(m).equals("m3") && m.getReconsumeTimes() == 1), "m3 did not come back");
         Kit.commit(consumer);
-        Kit.await(30, "committed offsets", () -> admin.examineConsumeStats(group).computeTotalDiff() == 0);
+        DefaultMQPullConsumer reader = reader(kit, group, user);
+        Kit.await(30, "committed offsets", () -> {
+            long committed = 0;
+            for (MessageQueue queue : reader.fetchSubscribeMessageQueues(mine)) {
+                committed += reader.fetchConsumeOffset(queue, true);
+            }
+            return committed == bodies.size();
+        });
         String id = producer.send(Kit.message(mine, "t", "found", "found")).getMsgId();
         Kit.await(10, "index", () -> producer.queryMessage(mine, "found", 9, 0, Long.MAX_VALUE).getMessageList().size() == 1);
         if (Boolean.getBoolean("byId")) {
@@ -121,10 +128,15 @@ final class Secure {
         return kit.started(producer);
     }
 
-    private static PullResult pull(Kit kit, String group, String topic, RPCHook hook) throws Exception {
+    private static DefaultMQPullConsumer reader(Kit kit, String group, RPCHook hook) throws Exception {
         DefaultMQPullConsumer consumer = kit.configure(new DefaultMQPullConsumer(group, hook));
         consumer.start();
         kit.closing(consumer::shutdown);
+        return consumer;
+    }
+
+    private static PullResult pull(Kit kit, String group, String topic, RPCHook hook) throws Exception {
+        DefaultMQPullConsumer consumer = reader(kit, group, hook);
         MessageQueue queue = consumer.fetchSubscribeMessageQueues(topic).iterator().next();
         return consumer.pull(queue, "*", 0, 32);
     }

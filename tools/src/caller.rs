@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use mq_broker::conn::Response;
-use mq_broker::wire::client::Client;
+use mq_broker::wire::client::{Client, Security};
 use mq_broker::wire::codes::{request, response};
 use mq_broker::wire::command::Command;
 
@@ -39,11 +39,12 @@ pub struct Caller {
 
 impl Caller {
     /// Connects to "host:port".
-    pub fn connect(addr: &str, timeout: Duration) -> Result<Caller, Error> {
+    pub fn connect(addr: &str, timeout: Duration, security: &Security) -> Result<Caller, Error> {
         let failed = |source| Error::Connect { addr: addr.to_owned(), source };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(failed)?;
-        let client = runtime.block_on(Client::connect(addr, timeout)).map_err(failed)?;
+        let client =
+            runtime.block_on(Client::connect_with(addr, timeout, security)).map_err(failed)?;
         Ok(Caller { runtime, client, timeout, addr: addr.to_owned() })
     }
 

@@ -3,3 +3,4 @@
 pub mod admin;
 pub mod caller;
 pub mod inspect;
+pub mod security;

@@ -5,11 +5,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use serde::de::{Deserializer, Error as _};
+use serde::de::{DeserializeOwned, Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use yaml_serde::{Mapping, Value};
 
 use super::AclError;
+use super::sign::Credentials;
 
 /// A file of access control, as it is written.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -43,13 +44,7 @@ impl AclFile {
 
     /// Reads a file; one that is empty has no accounts.
     pub fn read(path: &Path) -> Result<AclFile, AclError> {
-        let text = fs::read_to_string(path).map_err(|e| AclError::Read(path.into(), e))?;
-        let wrong = |e| AclError::Syntax(path.into(), e);
-        let value: Value = yaml_serde::from_str(&text).map_err(wrong)?;
-        if value.is_null() {
-            return Ok(AclFile::default());
-        }
-        yaml_serde::from_value(value).map_err(wrong)
+        read(path)
     }
 
     pub fn next_version(&mut self, now_ms: i64) {
@@ -62,6 +57,24 @@ impl AclFile {
         let text = yaml_serde::to_string(self).map_err(|e| AclError::Syntax(path.into(), e))?;
         replace(path, text.as_bytes()).map_err(|e| AclError::Write(path.into(), e))
     }
+}
+
+fn read<T: DeserializeOwned + Default>(path: &Path) -> Result<T, AclError> {
+    let text = fs::read_to_string(path).map_err(|e| AclError::Read(path.into(), e))?;
+    let wrong = |e| AclError::Syntax(path.into(), e);
+    let value: Value = yaml_serde::from_str(&text).map_err(wrong)?;
+    if value.is_null() {
+        return Ok(T::default());
+    }
+    yaml_serde::from_value(value).map_err(wrong)
+}
+
+/// The account that stands alone in `tools.yml`, the file of tools; `None` if there is none in it.
+pub fn read_credentials(path: &Path) -> Result<Option<Credentials>, AclError> {
+    let account: Account = read(path)?;
+    let name = account.access_key.filter(|name| !name.is_empty());
+    let secret = account.secret_key.filter(|secret| !secret.is_empty());
+    Ok(name.zip(secret).map(|(name, secret)| Credentials::new(name, &secret)))
 }
 
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {

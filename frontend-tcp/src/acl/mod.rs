@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 pub use check::Denied;
-pub use file::{Account, AclFile, Version};
+pub use file::{Account, AclFile, Version, read_credentials};
 use rules::Rules;
 pub use sign::{ACCESS_KEY, Credentials, SECURITY_TOKEN, SIGNATURE};
 

@@ -221,9 +221,9 @@ const TLS_FIXED: &[Fixed] = &[];
 const TLS_IGNORED: &[Ignored] = &[];
 
 impl TlsConf {
-    /// Takes in what the file says that `config_file` names. Whether there has to be one is told
-    /// by its name: RocketMQ's own need not be there.
-    fn finish(&mut self) -> Result<Vec<String>, ConfError> {
+    /// Takes in what the file says that `config_file` names; gives warnings. RocketMQ's own file
+    /// need not be there, others have to.
+    pub fn read_config_file(&mut self) -> Result<Vec<String>, ConfError> {
         let file = self.config_file.clone();
         if file == Path::new(TLS_FILE) && !file.exists() {
             return Ok(Vec::new());
@@ -236,6 +236,10 @@ impl TlsConf {
             }
             _ => self.put(key, value),
         })
+    }
+
+    fn finish(&mut self) -> Result<Vec<String>, ConfError> {
+        self.read_config_file()
     }
 }
 
@@ -341,7 +345,7 @@ conf! {
 impl BrokerConf {
     /// What is neither in the file nor a plain default.
     fn finish(&mut self) -> Result<Vec<String>, ConfError> {
-        let warnings = self.tls.finish()?;
+        let warnings = self.tls.read_config_file()?;
         if !self.namesrv_addr.0.is_empty() {
             return Ok(warnings);
         }
@@ -489,7 +493,7 @@ conf! {
 
 impl NamesrvConf {
     fn finish(&mut self) -> Result<Vec<String>, ConfError> {
-        self.tls.finish()
+        self.tls.read_config_file()
     }
 }
 

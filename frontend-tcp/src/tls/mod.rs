@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{self, ClientConfig, ServerConfig};
+use tokio_rustls::rustls::{self, ClientConfig, ClientConnection, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use crate::config::{TlsConf, TlsMode};
@@ -198,9 +198,17 @@ impl Connector {
 
     /// Shakes hands with the server at "host:port".
     pub async fn connect(&self, addr: &str, stream: TcpStream) -> io::Result<Stream> {
-        let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host).trim_matches(['[', ']']);
-        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        let stream = TlsConnector::from(self.0.clone()).connect(name, stream).await?;
+        let stream = TlsConnector::from(self.0.clone()).connect(name(addr)?, stream).await?;
         Ok(Stream::Tls(Box::new(TlsStream::Client(stream))))
     }
+
+    /// A session with the server at "host:port", for who does without an async runtime.
+    pub fn session(&self, addr: &str) -> io::Result<ClientConnection> {
+        ClientConnection::new(self.0.clone(), name(addr)?).map_err(io::Error::other)
+    }
+}
+
+fn name(addr: &str) -> io::Result<ServerName<'static>> {
+    let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host).trim_matches(['[', ']']);
+    ServerName::try_from(host.to_owned()).map_err(io::Error::other)
 }

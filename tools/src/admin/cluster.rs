@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use mq_broker::conn::Response;
+use mq_broker::wire::client::Security;
 use mq_broker::wire::codes::{request, response};
 use mq_broker::wire::command::Command;
 use mq_store::codec::lenient_json;
@@ -127,12 +128,18 @@ pub struct Session {
     pub out: Output,
     pub name_servers: Vec<String>,
     timeout: Duration,
+    security: Security,
     callers: HashMap<String, Caller>,
 }
 
 impl Session {
-    pub fn new(out: Output, name_servers: Vec<String>, timeout: Duration) -> Session {
-        Session { out, name_servers, timeout, callers: HashMap::new() }
+    pub fn new(
+        out: Output,
+        name_servers: Vec<String>,
+        timeout: Duration,
+        security: Security,
+    ) -> Session {
+        Session { out, name_servers, timeout, security, callers: HashMap::new() }
     }
 
     /// A line for people; an object for machines.
@@ -156,7 +163,7 @@ impl Session {
     pub fn call(&mut self, addr: &str, command: &Command) -> Result<Response> {
         let mut caller = match self.callers.remove(addr) {
             Some(caller) => caller,
-            None => Caller::connect(addr, self.timeout)?,
+            None => Caller::connect(addr, self.timeout, &self.security)?,
         };
         let answer = caller.call(command)?;
         self.callers.insert(addr.to_owned(), caller);

@@ -18,6 +18,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::inspect::output::Output;
+use crate::security::SecurityArgs;
 use cluster::{Error, Result, Session};
 
 const NOTES: &str = "\
@@ -46,6 +47,8 @@ struct Cli {
     /// Wait so many seconds for an answer.
     #[arg(long, global = true, default_value_t = 10, value_name = "SECONDS")]
     timeout: u64,
+    #[command(flatten)]
+    security: SecurityArgs,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -231,7 +234,15 @@ pub fn main() -> ExitCode {
     let name_servers =
         cli.namesrv.split([';', ',']).map(str::trim).filter(|a| !a.is_empty()).map(str::to_owned);
     let out = Output::new(cli.json);
-    let mut session = Session::new(out, name_servers.collect(), Duration::from_secs(cli.timeout));
+    let security = match cli.security.security_or_tools_yml() {
+        Ok(security) => security,
+        Err(e) => {
+            eprintln!("mqadmin: {e}");
+            return ExitCode::from(2);
+        }
+    };
+    let timeout = Duration::from_secs(cli.timeout);
+    let mut session = Session::new(out, name_servers.collect(), timeout, security);
     let done = run(cli.verb, &mut session);
     // What was found before a failure is shown.
     let done = done.and(session.out.finish().map_err(Error::from));

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use mq_broker::conn::Response;
 use mq_broker::wire::client::Client;
 use mq_broker::wire::codes::{request, response};
-use mq_broker::wire::command::{Command, Outgoing};
+use mq_broker::wire::command::Command;
 use mq_broker::wire::frame::Encoding;
 use serde_json::{Value, json};
 
 use super::cli::Common;
 use super::error::{Error, Result};
-use super::request::run_number;
+use super::request::{once, run_number};
 
 /// A connection for questions, one at a time.
 #[derive(Debug)]
@@ -23,10 +23,11 @@ pub struct Admin {
 }
 
 impl Admin {
-    fn connect(addr: &str, timeout: Duration) -> Result<Admin> {
+    fn connect(common: &Common, addr: &str) -> Result<Admin> {
+        let (timeout, security) = (common.timeout, common.security()?);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let client = runtime
-            .block_on(Client::connect(addr, timeout))
+            .block_on(Client::connect_with(addr, timeout, &security))
             .map_err(|source| Error::Connect { addr: addr.to_owned(), source })?;
         Ok(Admin { runtime, client, timeout, addr: addr.to_owned() })
     }
@@ -114,13 +115,13 @@ pub fn find(common: &Common, may_be_new: bool) -> Result<Target> {
 }
 
 fn at_broker(common: &Common, addr: &str, may_be_new: bool) -> Result<Target> {
-    let mut admin = Admin::connect(addr, common.timeout)?;
+    let mut admin = Admin::connect(common, addr)?;
     let queues = admin.queues(common, &common.topic, may_be_new)?;
     Ok(Target { admin, queues })
 }
 
 fn by_route(common: &Common, may_be_new: bool) -> Result<Target> {
-    let mut namesrv = Admin::connect(&common.namesrv, common.timeout)?;
+    let mut namesrv = Admin::connect(common, &common.namesrv)?;
     let mut route = |topic: &str| {
         let ask = Command::new(request::GET_ROUTEINFO_BY_TOPIC)
             .field("topic", topic.to_owned())
@@ -140,7 +141,7 @@ fn by_route(common: &Common, may_be_new: bool) -> Result<Target> {
         // Any broker that creates topics is known by this one.
         let addr = master(&route("TBW102")?)
             .ok_or_else(|| unusable("nobody knows it; name a --broker to create it"))?;
-        let mut admin = Admin::connect(&addr, common.timeout)?;
+        let mut admin = Admin::connect(common, &addr)?;
         let queues = create(common, &common.topic, &mut admin)?;
         return Ok(Target { admin, queues });
     }
@@ -154,7 +155,7 @@ fn by_route(common: &Common, may_be_new: bool) -> Result<Target> {
         })
         .filter(|queues| *queues > 0)
         .ok_or_else(|| unusable("it has no queues"))?;
-    Ok(Target { admin: Admin::connect(&addr, common.timeout)?, queues })
+    Ok(Target { admin: Admin::connect(common, &addr)?, queues })
 }
 
 fn create(common: &Common, topic: &str, admin: &mut Admin) -> Result<u32> {
@@ -185,12 +186,5 @@ pub fn heartbeat(common: &Common) -> Vec<u8> {
     let body = json!({
         "clientID": format!("mq-bench@{:x}", run_number()), "consumerDataSet": [group], "producerDataSet": [],
     });
-    let mut out = Outgoing::default();
-    Command::new(request::HEART_BEAT).json(&body).encode_request(
-        1,
-        false,
-        Encoding::Json,
-        &mut out,
-    );
-    out.bytes.to_vec()
+    once(common, Command::new(request::HEART_BEAT).json(&body), false, Encoding::Json)
 }

@@ -3,7 +3,12 @@
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
+use mq_broker::acl::Credentials;
+use mq_broker::wire::client::Security;
 use mq_broker::wire::frame::Encoding;
+use mq_tools::security::SecurityArgs;
+
+use super::error::{Error, Result};
 
 const HELP: &str = "\
 Examples:
@@ -110,9 +115,20 @@ pub struct Common {
     /// Show a line each second though stderr is no terminal
     #[arg(long)]
     pub progress: bool,
+    #[command(flatten)]
+    pub security: SecurityArgs,
 }
 
 impl Common {
+    pub fn security(&self) -> Result<Security> {
+        self.security.security().map_err(Error::Unusable)
+    }
+
+    /// Who signs requests. What is wrong with that is said when the first connection is made.
+    pub fn credentials(&self) -> Option<Credentials> {
+        self.security.credentials().ok().flatten()
+    }
+
     pub fn encoding(&self) -> Encoding {
         if self.binary { Encoding::Binary } else { Encoding::Json }
     }
@@ -267,7 +283,7 @@ pub struct DiskArgs {
     pub json: bool,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+fn duration(text: &str) -> std::result::Result<Duration, String> {
     let at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let unit = match &text[at..] {
         "ms" => 0.001,

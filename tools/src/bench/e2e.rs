@@ -34,7 +34,7 @@ pub fn run(args: &E2eArgs, delayed: Option<(u32, Duration)>) -> Result<bool> {
     let delay_level = delayed.map_or(0, |(level, _)| level);
     let size = args.size as usize;
     let messages = Messages { delay_level, size, batch: 1, ..Messages::default() };
-    let links = (0..common.connections).map(|_| Link::connect(&admin.addr, UNDER_WAY));
+    let links = (0..common.connections).map(|_| Link::connect(common, &admin.addr, UNDER_WAY));
     let mut producer = Producer {
         links: links.collect::<Result<_>>()?,
         templates: (0..queues)

@@ -24,8 +24,8 @@ pub fn run(args: &IdleArgs) -> Result<bool> {
     let target = admin::find(common, true)?;
     let before = usage()?;
     // Each has been of use before: what a connection keeps of that is part of what it costs.
-    let question = request::question(&common.topic);
-    let links = (0..common.connections).map(|_| Link::connect(&target.admin.addr, 0));
+    let question = request::question(common);
+    let links = (0..common.connections).map(|_| Link::connect(common, &target.admin.addr, 0));
     let mut links = links.collect::<Result<Vec<_>>>()?;
     for link in &mut links {
         link.out.extend_from_slice(&question);

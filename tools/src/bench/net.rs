@@ -10,6 +10,9 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
+use tokio_rustls::rustls::{ClientConnection, Stream};
+
+use super::cli::Common;
 use super::error::{Error, Result};
 use super::request::{Answer, FIRST_OPAQUE, OPAQUES, Scanner};
 
@@ -20,6 +23,7 @@ const READ: usize = 256 << 10;
 #[derive(Debug)]
 pub struct Link {
     pub stream: TcpStream,
+    tls: Option<Box<ClientConnection>>,
     inbox: Inbox,
     scanner: Scanner,
     /// Requests to be sent.
@@ -30,9 +34,18 @@ pub struct Link {
 
 impl Link {
     /// Connects; `slots` requests can be under way.
-    pub fn connect(addr: &str, slots: usize) -> Result<Link> {
+    pub fn connect(common: &Common, addr: &str, slots: usize) -> Result<Link> {
         let connect = |e| Error::Connect { addr: addr.to_owned(), source: e };
-        Link::over(TcpStream::connect(addr).map_err(connect)?, slots, Scanner::default())
+        let mut stream = TcpStream::connect(addr).map_err(connect)?;
+        let mut tls = None;
+        if let Some(connector) = common.security()?.tls {
+            let mut session = Box::new(connector.session(addr).map_err(connect)?);
+            while session.is_handshaking() {
+                session.complete_io(&mut stream).map_err(connect)?;
+            }
+            tls = Some(session);
+        }
+        Ok(Link { tls, ..Link::over(stream, slots, Scanner::default())? })
     }
 
     /// A connection that is there, whose frames `scanner` understands.
@@ -41,6 +54,7 @@ impl Link {
         stream.set_nonblocking(true)?;
         Ok(Link {
             stream,
+            tls: None,
             inbox: Inbox::default(),
             scanner,
             out: Vec::new(),
@@ -57,7 +71,11 @@ impl Link {
         loop {
             let place = self.inbox.room();
             let room = place.len();
-            let n = match self.stream.read(place) {
+            let read = match &mut self.tls {
+                None => self.stream.read(place),
+                Some(tls) => Stream::new(&mut **tls, &mut self.stream).read(place),
+            };
+            let n = match read {
                 Ok(0) => return Err(Error::Closed),
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -70,7 +88,8 @@ impl Link {
                     each(&mut self.slots, answer, &frame)?;
                 }
             }
-            if n < room {
+            // TLS gives no more than one of its records at a time.
+            if n < room && self.tls.is_none() {
                 return Ok(());
             }
         }
@@ -79,7 +98,12 @@ impl Link {
     /// Writes as much as the socket takes.
     pub fn flush(&mut self) -> Result<()> {
         while self.written < self.out.len() {
-            match self.stream.write(&self.out[self.written..]) {
+            let rest = &self.out[self.written..];
+            let written = match &mut self.tls {
+                None => self.stream.write(rest),
+                Some(tls) => Stream::new(&mut **tls, &mut self.stream).write(rest),
+            };
+            match written {
                 Ok(n) => self.written += n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -88,6 +112,14 @@ impl Link {
         }
         self.out.clear();
         self.written = 0;
+        while let Some(tls) = self.tls.as_mut().filter(|tls| tls.wants_write()) {
+            match tls.write_tls(&mut self.stream) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e.into()),
+                Ok(_) => {}
+            }
+        }
         Ok(())
     }
 }

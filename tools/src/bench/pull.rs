@@ -38,7 +38,7 @@ pub struct Puller {
 impl Puller {
     /// Reads from `starts`; the broker may `hold` pulls that find nothing.
     pub fn connect(common: &Common, addr: &str, starts: &[i64], hold: bool) -> Result<Puller> {
-        let links = (0..common.connections).map(|_| Link::connect(addr, 0));
+        let links = (0..common.connections).map(|_| Link::connect(common, addr, 0));
         let suspend = hold.then_some(SUSPEND_MS);
         let queue = |(id, start): (u32, &i64)| Queue {
             next: *start,

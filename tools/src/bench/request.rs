@@ -4,9 +4,10 @@
 use std::borrow::Cow;
 use std::sync::OnceLock;
 
+use mq_broker::acl::Credentials;
 use mq_broker::wire::codes::request;
-use mq_broker::wire::command::{self, Command, Outgoing};
-use mq_broker::wire::frame::{Encoding, Frame};
+use mq_broker::wire::command::{self, Command, Outgoing, Value};
+use mq_broker::wire::frame::{self, Encoding, Frame, FrameLimits, Parsed};
 use mq_store::codec::ids::parse_offset_msg_id;
 use mq_store::codec::record::sys_flag;
 
@@ -34,6 +35,8 @@ pub struct Template {
     keys: Vec<usize>,
     bodies: Vec<usize>,
     body_len: usize,
+    /// Where the signature is, and who signs.
+    signature: Option<(usize, Credentials)>,
 }
 
 /// What the requests of a run have in common.
@@ -100,7 +103,7 @@ impl Template {
             .field("k", false)
             .field("m", !plain)
             .body(body);
-        Template::request(&command, bodies, m.size, common.encoding(), m.one_way)
+        Template::request(common, command, bodies, m.size, m.one_way)
     }
 
     /// A pull from a queue that brings its subscription along.
@@ -117,7 +120,7 @@ impl Template {
             .field("subscription", "*")
             .field("subVersion", 0)
             .field("expressionType", "TAG");
-        Template::request(&command, Vec::new(), 0, common.encoding(), false)
+        Template::request(common, command, Vec::new(), 0, false)
     }
 
     /// An answer.
@@ -128,18 +131,28 @@ impl Template {
     }
 
     fn request(
-        command: &Command,
+        common: &Common,
+        mut command: Command,
         bodies: Vec<usize>,
         body_len: usize,
-        encoding: Encoding,
         one_way: bool,
     ) -> Template {
+        let encoding = common.encoding();
+        let credentials = common.credentials();
+        if let Some(credentials) = &credentials {
+            credentials.sign(&mut command);
+        }
         let mut out = Outgoing::default();
         command.encode_request(FIRST_OPAQUE, one_way, encoding, &mut out);
         let bytes = out.bytes.to_vec();
         let body_at = bytes.len() - command.body.len();
         let key = KEY_PLACE.as_bytes();
+        let signature = credentials.and_then(|credentials| {
+            let (_, Value::Text(first)) = command.fields.last()? else { return None };
+            Some((find(&bytes, first.as_bytes())?, credentials))
+        });
         Template {
+            signature,
             offset_at: find(&bytes, OFFSET_PLACE.to_string().as_bytes()),
             keys: (0..bytes.len()).filter(|at| bytes[*at..].starts_with(key)).collect(),
             bodies: bodies.iter().map(|at| body_at + at).collect(),
@@ -178,6 +191,20 @@ impl Template {
 pub struct Request<'a> {
     template: &'a Template,
     bytes: &'a mut [u8],
+}
+
+/// What has been filled in is signed, if requests are.
+impl Drop for Request<'_> {
+    fn drop(&mut self) {
+        let Some((at, credentials)) = &self.template.signature else { return };
+        let Ok(Parsed::Frame(frame, _)) = frame::parse(self.bytes, &FrameLimits::default()) else {
+            return;
+        };
+        if let Ok(head) = command::decode(frame.encoding, frame.header) {
+            let signature = credentials.signature(&head.fields, frame.body);
+            self.bytes[*at..at + signature.len()].copy_from_slice(signature.as_bytes());
+        }
+    }
 }
 
 impl Request<'_> {
@@ -312,28 +339,34 @@ pub fn field(frame: &Frame<'_>, name: &str) -> Result<Option<i64>> {
 }
 
 /// A request that costs little: where a topic's first queue ends.
-pub fn question(topic: &str) -> Vec<u8> {
-    let command = Command::new(request::GET_MAX_OFFSET).field("topic", topic.to_owned());
+pub fn question(common: &Common) -> Vec<u8> {
+    let command = Command::new(request::GET_MAX_OFFSET).field("topic", common.topic.clone());
+    once(common, command.field("queueId", 0), false, Encoding::Json)
+}
+
+/// A request that is not measured.
+pub fn once(common: &Common, mut command: Command, one_way: bool, encoding: Encoding) -> Vec<u8> {
+    if let Some(credentials) = common.credentials() {
+        credentials.sign(&mut command);
+    }
     let mut out = Outgoing::default();
-    command.field("queueId", 0).encode_request(1, false, Encoding::Json, &mut out);
+    command.encode_request(1, one_way, encoding, &mut out);
     out.bytes.to_vec()
 }
 
 /// The one-way request that commits the half which an answer tells of.
-pub fn commit(group: &str, answer: &Frame<'_>) -> Result<Vec<u8>> {
+pub fn commit(common: &Common, answer: &Frame<'_>) -> Result<Vec<u8>> {
     let head = command::decode(answer.encoding, answer.header)?;
     let field = |name| head.fields.get(name).unwrap_or_default();
     let place = parse_offset_msg_id(field("msgId")).map_or(0, |(_, at)| at);
     let command = Command::new(request::END_TRANSACTION)
-        .field("producerGroup", group.to_owned())
+        .field("producerGroup", common.group.clone())
         .field("tranStateTableOffset", field("queueOffset").to_owned())
         .field("commitLogOffset", place)
         .field("commitOrRollback", sys_flag::COMMIT)
         .field("fromTransactionCheck", false)
         .field("msgId", field("transactionId").to_owned());
-    let mut out = Outgoing::default();
-    command.encode_request(1, true, answer.encoding, &mut out);
-    Ok(out.bytes.to_vec())
+    Ok(once(common, command, true, answer.encoding))
 }
 
 #[cfg(test)]
@@ -372,6 +405,7 @@ mod tests {
             let mut request = template.put(1_999_999_999, &mut out);
             request.keys(0x1F);
             request.bodies(|_, body| body[..8].copy_from_slice(&7u64.to_be_bytes()));
+            drop(request);
             let frame = frame(&out[6..]);
             let head = command::decode(common.encoding(), frame.header).unwrap();
             assert_eq!((head.code, head.opaque), (310, 1_999_999_999));
@@ -389,6 +423,7 @@ mod tests {
         let mut request = template.put(FIRST_OPAQUE, &mut out);
         request.keys(2);
         request.bodies(|n, body| body[0] = n as u8);
+        drop(request);
         let frame = frame(&out);
         let head = command::decode(Encoding::Json, frame.header).unwrap();
         assert!(head.code == 320 && head.is_one_way() && head.fields.get("m") == Some("true"));

@@ -30,8 +30,8 @@ pub fn run(args: &SendArgs) -> Result<bool> {
         let queues = admin.queues(common, topic, true)?;
         templates.extend((0..queues).map(|q| Template::send(common, topic, messages, q)));
     }
-    let links =
-        (0..common.connections).map(|_| Link::connect(&admin.addr, args.in_flight as usize));
+    let links = (0..common.connections)
+        .map(|_| Link::connect(common, &admin.addr, args.in_flight as usize));
     let duration = if args.count.is_some() { Duration::MAX } else { args.duration };
     let mut sender = Sender {
         args,
@@ -99,7 +99,7 @@ impl Sender<'_> {
                 let meter = &mut self.meter;
                 let now = meter.now();
                 let counts = meter.counts_at(now);
-                let (group, transaction) = (&self.args.common.group, self.args.transaction);
+                let (common, transaction) = (&self.args.common, self.args.transaction);
                 let mut commits = Vec::new();
                 self.links[n].answers(|slots, answer, frame| {
                     let sent = slots.answered(answer.opaque)?;
@@ -112,7 +112,7 @@ impl Sender<'_> {
                         meter.latency.saturating_record(now.saturating_sub(sent));
                     }
                     if transaction {
-                        commits.extend(request::commit(group, frame)?);
+                        commits.extend(request::commit(common, frame)?);
                     }
                     Ok(())
                 })?;

@@ -21,7 +21,7 @@ pub fn run(args: &VerifyArgs) -> Result<bool> {
     let Target { mut admin, queues } = admin::find(common, true)?;
     let ends = admin.ends(&common.topic, queues)?;
     let mut puller = Puller::connect(common, &admin.addr, &ends, true)?;
-    let links = (0..common.connections).map(|_| Link::connect(&admin.addr, ends.len()));
+    let links = (0..common.connections).map(|_| Link::connect(common, &admin.addr, ends.len()));
     let mut links = links.collect::<Result<Vec<_>>>()?;
     let messages = Messages { size: args.size as usize, batch: 1, ..Messages::default() };
     let lane = |(id, end): (u32, &i64)| Lane {
