@@ -434,10 +434,38 @@ func retry(k *kit) {
 	}
 }
 
+// acl signs; it needs a broker with the accounts that run gives it.
+func acl(k *kit) {
+	topic, group := "go_acl_"+run, "go_acl_"+run
+	as := func(name, secret string) rocketmq.Producer {
+		return k.producer(producer.WithCredentials(primitive.Credentials{AccessKey: name, SecretKey: secret}), producer.WithRetry(0))
+	}
+	denied := func(p rocketmq.Producer, why string) {
+		result, err := p.SendSync(ctx, newMessage(topic, "t", "k", "denied"))
+		check(err != nil && strings.Contains(err.Error(), why), "expected %s, got %v, %v", why, result, err)
+	}
+	owner := as("theAdmin", "adminSecret")
+	var bodies []string
+	for i := 0; i < 20; i++ {
+		bodies = append(bodies, k.send(owner, topic, "t", fmt.Sprint("m", i, "-"), 1)...)
+	}
+	denied(as("someUser", "userSecret"), "No default permission for topic:"+topic)
+	denied(as("theAdmin", "otherSecret"), "Check signature failed for accessKey=theAdmin")
+	denied(as("someBody", "userSecret"), "No acl config for someBody")
+	denied(k.producer(), "No accessKey is configured")
+	var got inbox
+	k.consumer(group, topic, "*", &got, consumer.WithCredentials(primitive.Credentials{AccessKey: "theAdmin", SecretKey: "adminSecret"}))
+	await(40, "deliveries", func() bool { return got.size() >= len(bodies) })
+	sameSet(bodies, got.bodies(), "delivered")
+}
+
 func main() {
 	rlog.SetLogLevel("fatal")
 	nameServer, brokerAddr = os.Args[1], os.Args[2]
 	scenarios := map[string]func(*kit){"send": sends, "batch": batches, "orderly": orderly, "push": push, "broadcast": broadcast, "tags": tags, "retry": retry}
+	if os.Getenv("ACL") != "" {
+		scenarios = map[string]func(*kit){"acl": acl}
+	}
 	var all sync.WaitGroup
 	var bad atomic.Bool
 	for name, scenario := range scenarios {

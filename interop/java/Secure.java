@@ -75,9 +75,10 @@ final class Secure {
             }
             return committed == bodies.size();
         });
+        boolean queries = Boolean.getBoolean("queries");
         String id = producer.send(Kit.message(mine, "t", "found", "found")).getMsgId();
-        Kit.await(10, "index", () -> producer.queryMessage(mine, "found", 9, 0, Long.MAX_VALUE).getMessageList().size() == 1);
-        if (Boolean.getBoolean("byId")) {
+        if (queries) {
+            Kit.await(10, "index", () -> producer.queryMessage(mine, "found", 9, 0, Long.MAX_VALUE).getMessageList().size() == 1);
             Kit.equal("found", Kit.text(producer.viewMessage(mine, id)), "by unique key");
         }
 
@@ -85,8 +86,10 @@ final class Secure {
         denied("No default permission for topic:" + closed, () -> producer.send(Kit.message(closed, "t", "k", "m")));
         DefaultMQProducer all = producer(kit, as("theAdmin", "adminSecret"));
         all.send(Kit.message(closed, "t", "hidden", "m"));
-        Kit.await(10, "index", () -> all.queryMessage(closed, "hidden", 9, 0, Long.MAX_VALUE).getMessageList().size() == 1);
-        denied("no message", () -> producer.queryMessage(closed, "hidden", 9, 0, Long.MAX_VALUE)); // clients keep the reason to themselves
+        if (queries) {
+            Kit.await(10, "index", () -> all.queryMessage(closed, "hidden", 9, 0, Long.MAX_VALUE).getMessageList().size() == 1);
+            denied("no message", () -> producer.queryMessage(closed, "hidden", 9, 0, Long.MAX_VALUE)); // clients keep the reason to themselves
+        }
         denied("No default permission for group:", () -> pull(kit, kit.name("stranger"), mine, user));
         denied("No default permission for topic:" + closed, () -> pull(kit, group, closed, user));
         denied("Need admin permission for request code=17, but accessKey=someUser is not", () -> {
