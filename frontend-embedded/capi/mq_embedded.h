@@ -10,17 +10,19 @@
 #include <stdlib.h>
 
 /*
- A member of a consumer group.
+ A member of a consumer group. Any number of threads may use it, but none when `mq_unsubscribe`
+ frees it. `mq_close` ends their waiting.
  */
 typedef struct MqConsumer MqConsumer;
 
 /*
- A message that waits to be acknowledged.
+ A message that waits to be acknowledged. One thread at a time may use it, any one.
  */
 typedef struct MqDelivery MqDelivery;
 
 /*
- An open store.
+ An open store. Any number of threads may use it, but none when `mq_close` frees it; consumers
+ and deliveries are still to be freed after that, each by its own function.
  */
 typedef struct MqStore MqStore;
 
@@ -43,7 +45,7 @@ typedef struct MqMessage {
 } MqMessage;
 
 /*
- Where a message went, and its id, which ends with a zero.
+ Where a message went, and its id, which ends with a zero; one of more than 63 bytes is cut.
  */
 typedef struct MqSent {
   int32_t queue_id;
@@ -53,7 +55,7 @@ typedef struct MqSent {
 
 /*
  What was delivered. Everything it points to lives as long as the delivery. Without a tag or
- keys `data` is NULL.
+ keys `data` is NULL. A body that a client compressed is unpacked.
  */
 typedef struct MqView {
   struct MqBytes topic;
@@ -131,7 +133,8 @@ int32_t mq_poll(const struct MqConsumer *consumer,
                 struct MqDelivery **delivery);
 
 /*
- Shows what was delivered. 0, or -1 for a NULL.
+ Shows what was delivered. 0, or -1 for a NULL, or a body that does not unpack: only zlib does. The
+ delivery stays as it is.
 
  # Safety
  `delivery` comes from `mq_poll`; `view` may be written.

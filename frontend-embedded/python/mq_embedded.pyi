@@ -1,5 +1,6 @@
+import os
 from types import TracebackType
-from typing import Optional, Type
+from typing import Optional, Type, Union
 
 class MqError(Exception):
     """What went wrong, and what to do about it."""
@@ -12,7 +13,8 @@ class Sent:
     queue_offset: int
 
 class Delivery:
-    """A message that waits to be acknowledged."""
+    """A message that waits to be acknowledged; after that it says nothing any more. `body` is unpacked if a client
+    compressed it."""
 
     id: str
     topic: str
@@ -31,19 +33,23 @@ class Consumer:
     """A member of a consumer group. What it leaves without an acknowledgement comes again."""
 
     def poll(self, max: int = 1, timeout: float = 1.0) -> list[Delivery]:
-        """Waits up to `timeout` seconds for up to `max` messages."""
-    def close(self) -> None: ...
+        """Waits up to `timeout` seconds for up to `max` messages. Ctrl-C ends it, and `close` on another thread."""
+    def close(self) -> None:
+        """Leaves the group."""
     def __enter__(self) -> "Consumer": ...
     def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None: ...
 
 class Mq:
     """An open store; one program at a time may have it."""
 
-    def __init__(self, folder: str, sync: bool = False) -> None:
+    def __init__(self, folder: Union[str, os.PathLike[str]], sync: bool = False) -> None:
         """Opens the store in `folder`, which is made if it is not there. With `sync` a message is on the disk when
         `send` returns; without, it survives the process, not a power cut."""
-    def send(self, topic: str, body: bytes, tag: Optional[str] = None, keys: Optional[str] = None) -> Sent: ...
-    def consumer(self, group: str, topic: str, tags: str = "*") -> Consumer: ...
-    def close(self) -> None: ...
+    def send(self, topic: str, body: bytes, tag: Optional[str] = None, keys: Optional[str] = None) -> Sent:
+        """Sends a message; its topic is made if it is not there."""
+    def consumer(self, group: str, topic: str, tags: str = "*") -> Consumer:
+        """Joins a group that wants messages of a topic with some tags, as in `"a || b"`."""
+    def close(self) -> None:
+        """Saves everything and ends all waiting with an error."""
     def __enter__(self) -> "Mq": ...
     def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None: ...

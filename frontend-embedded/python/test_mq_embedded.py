@@ -1,5 +1,9 @@
+import os
+import pathlib
+import signal
 import tempfile
 import threading
+import time
 import unittest
 
 from mq_embedded import Mq, MqError
@@ -27,7 +31,7 @@ class Test(unittest.TestCase):
                     consumer.poll(timeout=-1)
                 with self.assertRaises(MqError):
                     mq.send("no such name!", b"")
-            with Mq(folder) as mq, mq.consumer("resizers", "Jobs") as consumer:
+            with Mq(pathlib.Path(folder)) as mq, mq.consumer("resizers", "Jobs") as consumer:
                 self.assertEqual(consumer.poll(timeout=0), [])
 
     def test_who_waits_is_woken_by_another_thread(self):
@@ -41,6 +45,30 @@ class Test(unittest.TestCase):
                 mq.send("T", b"second")
                 waits.join(20)
                 self.assertEqual([m.body for m in got], [b"second"])
+
+    def test_what_failed_comes_again(self):
+        with tempfile.TemporaryDirectory() as folder, Mq(folder) as mq:
+            mq.send("T", b"\0 \xff")
+            with mq.consumer("g", "T") as consumer:
+                [job] = consumer.poll(timeout=5)
+                job.retry()
+                with self.assertRaises(MqError):
+                    job.body
+                [job] = consumer.poll(timeout=60)  # 10 s, the delay after the first failure
+                self.assertEqual((job.topic, job.body, job.reconsume_times), ("T", b"\0 \xff", 1))
+                job.ack()
+
+    def test_waiting_ends_with_a_signal_and_when_the_consumer_is_closed(self):
+        with tempfile.TemporaryDirectory() as folder, Mq(folder) as mq:
+            consumer = mq.consumer("g", "T")
+            start = time.monotonic()
+            with self.assertRaises(KeyboardInterrupt):
+                threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+                consumer.poll(timeout=30)
+            threading.Timer(0.1, consumer.close).start()
+            with self.assertRaisesRegex(MqError, "consumer is closed"):
+                consumer.poll(timeout=30)
+            self.assertLess(time.monotonic() - start, 30)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-//! Mapped files: the only unsafe code of the project.
+//! Mapped files: the only unsafe code of the engine.
 //!
 //! A [`MappedFile`] has one [`Writer`] at most and any number of readers. The first
 //! `published` bytes are for reading and never change any more; the bytes behind them belong to

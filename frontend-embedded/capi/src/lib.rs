@@ -2,22 +2,37 @@
 //!
 //! Handles are made and freed here. A call that fails says so by its result and leaves the reason in
 //! `mq_last_error`. Texts that go in end with a zero and are UTF-8; those that come out have a length.
-//! Handles may be used from any thread, a delivery from one at a time.
 #![allow(unsafe_code, reason = "C hands over bare pointers; each function says what it takes")]
 
-use std::cell::RefCell;
+use std::borrow::Cow;
+use std::cell::{OnceCell, RefCell};
 use std::ffi::{CStr, CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use mq_embedded::{Consumer, Delivery, Flush, Message, Mq};
 
-/// An open store.
+/// An open store. Any number of threads may use it, but none when `mq_close` frees it; consumers
+/// and deliveries are still to be freed after that, each by its own function.
 pub struct MqStore(Mq);
-/// A member of a consumer group.
+/// A member of a consumer group. Any number of threads may use it, but none when `mq_unsubscribe`
+/// frees it. `mq_close` ends their waiting.
 pub struct MqConsumer(Consumer);
-/// A message that waits to be acknowledged.
-pub struct MqDelivery(Delivery);
+/// A message that waits to be acknowledged. One thread at a time may use it, any one.
+pub struct MqDelivery {
+    delivery: Delivery,
+    /// The body, if it came compressed and was looked at.
+    unpacked: OnceCell<Vec<u8>>,
+}
+
+/// What the lines above promise.
+const _: () = {
+    const fn any_threads<T: Send + Sync>() {}
+    const fn any_thread<T: Send>() {}
+    any_threads::<MqStore>();
+    any_threads::<MqConsumer>();
+    any_thread::<MqDelivery>();
+};
 
 /// Bytes that belong to somebody else.
 #[repr(C)]
@@ -35,7 +50,7 @@ pub struct MqMessage {
     pub body: MqBytes,
 }
 
-/// Where a message went, and its id, which ends with a zero.
+/// Where a message went, and its id, which ends with a zero; one of more than 63 bytes is cut.
 #[repr(C)]
 pub struct MqSent {
     pub queue_id: i32,
@@ -44,7 +59,7 @@ pub struct MqSent {
 }
 
 /// What was delivered. Everything it points to lives as long as the delivery. Without a tag or
-/// keys `data` is NULL.
+/// keys `data` is NULL. A body that a client compressed is unpacked.
 #[repr(C)]
 pub struct MqView {
     pub topic: MqBytes,
@@ -250,7 +265,8 @@ pub unsafe extern "C" fn mq_poll(
         let timeout = Duration::from_millis(timeout_ms.into());
         match consumer.0.poll(1, timeout).map_err(say)?.pop() {
             Some(one) => {
-                *to = Box::into_raw(Box::new(MqDelivery(one)));
+                let one = MqDelivery { delivery: one, unpacked: OnceCell::new() };
+                *to = Box::into_raw(Box::new(one));
                 Ok(1)
             }
             None => Ok(0),
@@ -258,7 +274,8 @@ pub unsafe extern "C" fn mq_poll(
     })
 }
 
-/// Shows what was delivered. 0, or -1 for a NULL.
+/// Shows what was delivered. 0, or -1 for a NULL, or a body that does not unpack: only zlib does. The
+/// delivery stays as it is.
 ///
 /// # Safety
 /// `delivery` comes from `mq_poll`; `view` may be written.
@@ -266,12 +283,21 @@ pub unsafe extern "C" fn mq_poll(
 pub unsafe extern "C" fn mq_view(delivery: *const MqDelivery, view: *mut MqView) -> i32 {
     guarded(-1, || {
         // SAFETY: as the caller promises.
-        let (d, to) = unsafe { (&handle(delivery)?.0, view.as_mut()) };
-        *to.ok_or("view is NULL")? = MqView {
+        let (it, to) = unsafe { (handle(delivery)?, view.as_mut()) };
+        let to = to.ok_or("view is NULL")?;
+        let d = &it.delivery;
+        let body = match it.unpacked.get() {
+            Some(unpacked) => unpacked,
+            None => match d.content().map_err(say)? {
+                Cow::Borrowed(body) => body,
+                Cow::Owned(body) => it.unpacked.get_or_init(|| body),
+            },
+        };
+        *to = MqView {
             topic: bytes(Some(d.topic().as_bytes())),
             tag: bytes(d.tag().map(str::as_bytes)),
             keys: bytes(d.keys().map(str::as_bytes)),
-            body: bytes(Some(d.body())),
+            body: bytes(Some(body)),
             queue_id: d.queue_id(),
             queue_offset: d.queue_offset(),
             reconsume_times: d.reconsume_times(),
@@ -287,7 +313,7 @@ unsafe fn take(delivery: *mut MqDelivery) -> Result<Delivery, String> {
         return Err("the delivery is NULL".into());
     }
     // SAFETY: it was made by `Box::into_raw` in `mq_poll`.
-    Ok(unsafe { Box::from_raw(delivery) }.0)
+    Ok(unsafe { Box::from_raw(delivery) }.delivery)
 }
 
 /// Acknowledges a delivery and frees it. 0, or -1 for a NULL.

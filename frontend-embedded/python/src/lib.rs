@@ -1,7 +1,7 @@
 //! `mq-embedded` for Python: open, send, poll, acknowledge. `mq_embedded.pyi` tells what each does.
 //! Whatever waits or touches the disk lets other Python threads run.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::mq_embedded::{Consumer as Member, Delivery as Delivered, Flush, Message, Mq as Store};
 use pyo3::create_exception;
@@ -15,9 +15,16 @@ fn failed(e: ::mq_embedded::Error) -> PyErr {
     MqError::new_err(e.to_string())
 }
 
-fn gone(what: &str) -> PyErr {
-    MqError::new_err(format!("the {what} is closed, or its message was acknowledged already"))
+fn settled() -> PyErr {
+    MqError::new_err("the message was acknowledged or given back; read what is needed before that")
 }
+
+fn closed() -> PyErr {
+    MqError::new_err("the consumer is closed; ask the Mq for another")
+}
+
+/// How long a Ctrl-C, or `close` on another thread, may have to wait for who polls.
+const HEED: Duration = Duration::from_millis(100);
 
 #[pyclass(get_all, frozen)]
 struct Sent {
@@ -31,10 +38,10 @@ struct Delivery(Option<Delivered>);
 
 impl Delivery {
     fn get(&self) -> PyResult<&Delivered> {
-        self.0.as_ref().ok_or_else(|| gone("delivery"))
+        self.0.as_ref().ok_or_else(settled)
     }
     fn take(&mut self) -> PyResult<Delivered> {
-        self.0.take().ok_or_else(|| gone("delivery"))
+        self.0.take().ok_or_else(settled)
     }
 }
 
@@ -91,16 +98,23 @@ impl Consumer {
     fn poll(&self, py: Python<'_>, max: usize, timeout: f64) -> PyResult<Vec<Delivery>> {
         let timeout = Duration::try_from_secs_f64(timeout)
             .map_err(|e| PyValueError::new_err(format!("timeout: {e}")))?;
-        py.detach(|| {
-            let member = self.0.read().map_err(|_| gone("consumer"))?;
-            let member = member.as_ref().ok_or_else(|| gone("consumer"))?;
-            let found = member.poll(max, timeout).map_err(failed)?;
-            Ok(found.into_iter().map(|d| Delivery(Some(d))).collect())
-        })
+        let deadline = Instant::now().checked_add(timeout);
+        loop {
+            let left = deadline.map_or(HEED, |d| d.saturating_duration_since(Instant::now()));
+            let found = py.detach(|| {
+                let member = self.0.read().map_err(|_| closed())?;
+                let member = member.as_ref().ok_or_else(closed)?;
+                member.poll(max, left.min(HEED)).map_err(failed)
+            })?;
+            if !found.is_empty() || left.is_zero() {
+                return Ok(found.into_iter().map(|d| Delivery(Some(d))).collect());
+            }
+            py.check_signals()?;
+        }
     }
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         py.detach(|| {
-            drop(self.0.write().map_err(|_| gone("consumer"))?.take());
+            drop(self.0.write().map_err(|_| closed())?.take());
             Ok(())
         })
     }
