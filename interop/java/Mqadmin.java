@@ -8,14 +8,20 @@ import org.apache.rocketmq.tools.command.MQAdminStartup;
 /** Mqadmin LABEL NAMESERVER: the command line of rocketmq-tools, in one JVM, which must then end by itself. */
 public final class Mqadmin {
     private static final PrintStream OUT = System.out;
-    private static String label, nameServer;
+    static String label, nameServer;
     private static boolean good = true;
 
+    interface Commands {
+        /** "run" tells this run from others. */
+        void run(String run) throws Exception;
+    }
+
     public static void main(String[] args) throws Exception {
-        label = args[0];
-        nameServer = args[1];
-        long start = System.nanoTime();
-        String run = Long.toString(System.currentTimeMillis(), 36), topic = "mqadmin_topic_" + run, group = "mqadmin_group_" + run;
+        scenario(args, Mqadmin::commands);
+    }
+
+    private static void commands(String run) throws Exception {
+        String topic = "mqadmin_topic_" + run, group = "mqadmin_group_" + run;
         Map<String, String> brokers;
         try (Kit kit = new Kit("mqadmin", nameServer)) {
             brokers = kit.brokers();
@@ -72,6 +78,14 @@ public final class Mqadmin {
             command("deleteTopic -n NS -c " + cluster + " -t " + topic, "success", topic);
             Kit.await(10, "no route", () -> Kit.refusal(() -> kit.admin().examineTopicRouteInfo(topic)) == 17);
         }
+    }
+
+    /** Runs commands against the name server of the arguments, and tells how it went. */
+    static void scenario(String[] args, Commands commands) throws Exception {
+        label = args[0];
+        nameServer = args[1];
+        long start = System.nanoTime();
+        commands.run(Long.toString(System.currentTimeMillis(), 36));
         OUT.printf("%-5s%s %.1f%n", good ? "ok" : "FAIL", label, (System.nanoTime() - start) / 1e9);
         // A command that left a client behind would keep the JVM alive; that shows here.
         Thread guard = new Thread(() -> {
@@ -91,7 +105,7 @@ public final class Mqadmin {
     }
 
     /** Runs a command; each pattern must be found in its output, and no exception. */
-    private static void command(String line, String... patterns) throws Exception {
+    static void command(String line, String... patterns) throws Exception {
         ByteArrayOutputStream bytes = new ByteArrayOutputStream();
         PrintStream capture = new PrintStream(bytes, true, "UTF-8"), err = System.err;
         System.setOut(capture);

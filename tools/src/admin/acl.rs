@@ -1,17 +1,12 @@
 //! Access control: accounts and white lists of plain_acl.yml.
 
 use clap::Args;
+use mq_broker::wire::codes::request;
 use mq_broker::wire::command::Command;
 use serde_json::Value;
 
 use super::cluster::{Place, Result, Session};
 use crate::inspect::output::Cell;
-
-const UPDATE_AND_CREATE_ACL_CONFIG: i32 = 50;
-const DELETE_ACL_CONFIG: i32 = 51;
-const GET_BROKER_CLUSTER_ACL_INFO: i32 = 52;
-const UPDATE_GLOBAL_WHITE_ADDRS_CONFIG: i32 = 53;
-const GET_BROKER_CLUSTER_ACL_CONFIG: i32 = 54;
 
 #[derive(Args)]
 pub struct Update {
@@ -40,7 +35,7 @@ pub struct Update {
 
 impl Update {
     pub fn run(self, s: &mut Session) -> Result {
-        let mut command = Command::new(UPDATE_AND_CREATE_ACL_CONFIG)
+        let mut command = Command::new(request::UPDATE_AND_CREATE_ACL_CONFIG)
             .field("accessKey", self.access_key)
             .field("admin", self.admin.unwrap_or(false));
         for (name, value) in [
@@ -77,7 +72,7 @@ pub struct Delete {
 
 impl Delete {
     pub fn run(self, s: &mut Session) -> Result {
-        let command = Command::new(DELETE_ACL_CONFIG).field("accessKey", self.access_key);
+        let command = Command::new(request::DELETE_ACL_CONFIG).field("accessKey", self.access_key);
         tell(s, &self.place, &command, "delete plain access config account from {} success.")
     }
 }
@@ -95,7 +90,7 @@ pub struct White {
 
 impl White {
     pub fn run(self, s: &mut Session) -> Result {
-        let mut command = Command::new(UPDATE_GLOBAL_WHITE_ADDRS_CONFIG)
+        let mut command = Command::new(request::UPDATE_GLOBAL_WHITE_ADDRS_CONFIG)
             .field("globalWhiteAddrs", self.addresses);
         if let Some(file) = self.file {
             command = command.field("aclFileFullPath", file);
@@ -119,7 +114,8 @@ impl At {
             ("version", "#AclConfigVersionNum"),
         ])?;
         for master in s.masters(&self.place, false)? {
-            let answer = s.ask(&master.addr, &Command::new(GET_BROKER_CLUSTER_ACL_INFO))?;
+            let answer =
+                s.ask(&master.addr, &Command::new(request::GET_BROKER_CLUSTER_ACL_INFO))?;
             let field = |name: &str| answer.fields.get(name).cloned().unwrap_or_default();
             s.out.item(
                 ["clusterName", "brokerName", "brokerAddr", "version"].map(field).map(Cell::Text),
@@ -131,7 +127,7 @@ impl At {
     pub fn config(self, s: &mut Session) -> Result {
         for master in s.masters(&self.place, false)? {
             let config: Value =
-                s.ask_for(&master.addr, &Command::new(GET_BROKER_CLUSTER_ACL_CONFIG))?;
+                s.ask_for(&master.addr, &Command::new(request::GET_BROKER_CLUSTER_ACL_CONFIG))?;
             if s.out.json {
                 s.out.object(&config)?;
                 continue;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use mq_broker::conn::Response;
+use mq_broker::namesrv::table::QueueData;
 use mq_broker::wire::client::Security;
 use mq_broker::wire::codes::{request, response};
 use mq_broker::wire::command::Command;
@@ -62,17 +63,6 @@ pub struct BrokerData {
     pub broker_addrs: BTreeMap<String, String>,
     pub broker_name: String,
     pub cluster: String,
-}
-
-/// A topic's queues on a broker.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct QueueData {
-    pub broker_name: String,
-    pub perm: i32,
-    pub read_queue_nums: i32,
-    pub topic_sys_flag: i32,
-    pub write_queue_nums: i32,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use mq_broker::namesrv::table::QueueData;
 use mq_broker::wire::codes::{request, response};
 use mq_broker::wire::command::Command;
 use mq_store::codec::ids::parse_offset_msg_id;
@@ -13,7 +14,7 @@ use mq_store::store::as_record;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::cluster::{Error, Queue, QueueData, Result, Session};
+use super::cluster::{Error, Queue, Result, Session};
 use super::topic::OneTopic;
 use crate::caller::refused;
 use crate::inspect::body::{self, Form};

@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use mq_broker::conn::Response;
-use mq_broker::wire::client::Client;
 use mq_broker::wire::codes::{request, response};
 use mq_broker::wire::command::Command;
 use mq_broker::wire::frame::Encoding;
@@ -12,49 +10,31 @@ use serde_json::{Value, json};
 use super::cli::Common;
 use super::error::{Error, Result};
 use super::request::{once, run_number};
+use mq_tools::caller::{Caller, refused};
 
-/// A connection for questions, one at a time.
+/// A broker or name server that is asked.
 #[derive(Debug)]
-pub struct Admin {
-    runtime: tokio::runtime::Runtime,
-    client: Client,
-    timeout: Duration,
-    pub addr: String,
-}
+pub struct Admin(Caller);
 
 impl Admin {
     fn connect(common: &Common, addr: &str) -> Result<Admin> {
-        let (timeout, security) = (common.timeout, common.security()?);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let client = runtime
-            .block_on(Client::connect_with(addr, timeout, &security))
-            .map_err(|source| Error::Connect { addr: addr.to_owned(), source })?;
-        Ok(Admin { runtime, client, timeout, addr: addr.to_owned() })
+        Ok(Admin(Caller::connect(addr, common.timeout, &common.security()?)?))
     }
 
-    fn call(&mut self, command: &Command) -> Result<Response> {
-        let called = self.runtime.block_on(self.client.call(command, self.timeout));
-        called.map_err(|source| {
-            let what = format!("{} to {}", request::name(command.code), self.addr);
-            Error::Call { what, source }
-        })
-    }
-
-    /// A call that has to succeed.
-    fn ask(&mut self, command: &Command) -> Result<Response> {
-        let answer = self.call(command)?;
-        if answer.code == response::SUCCESS { Ok(answer) } else { Err(refused(command, answer)) }
+    /// "host:port"
+    pub fn addr(&self) -> &str {
+        &self.0.addr
     }
 
     /// How many queues a topic has here. One that is not here is created, if it `may_be_new`.
     pub fn queues(&mut self, common: &Common, topic: &str, may_be_new: bool) -> Result<u32> {
         let ask = Command::new(request::GET_TOPIC_CONFIG).field("topic", topic.to_owned());
-        let answer = self.call(&ask)?;
+        let answer = self.0.call(&ask)?;
         let config: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
         match (answer.code, config["readQueueNums"].as_u64()) {
             (response::SUCCESS, Some(queues)) => Ok(queues as u32),
             _ if may_be_new => create(common, topic, self),
-            _ => Err(refused(&ask, answer)),
+            _ => Err(refused(&ask, answer).into()),
         }
     }
 
@@ -62,7 +42,7 @@ impl Admin {
     /// ([`request::GET_MAX_OFFSET`]).
     pub fn offset(&mut self, code: i32, topic: &str, queue: u32) -> Result<i64> {
         let command = Command::new(code).field("topic", topic.to_owned()).field("queueId", queue);
-        let answer = self.ask(&command)?;
+        let answer = self.0.ask(&command)?;
         let offset = answer.fields.get("offset").and_then(|v| v.parse().ok());
         offset.ok_or_else(|| Error::Unusable(format!("{} brought no offset", request::name(code))))
     }
@@ -84,12 +64,6 @@ impl Admin {
             ends = now;
         }
     }
-}
-
-fn refused(command: &Command, answer: Response) -> Error {
-    let code = answer.code;
-    let remark = answer.remark.unwrap_or_else(|| response::name(code).to_owned());
-    Error::Refused { what: request::name(command.code).to_owned(), code, remark }
 }
 
 /// The broker to load, and how many queues the topic has there.
@@ -122,15 +96,15 @@ fn at_broker(common: &Common, addr: &str, may_be_new: bool) -> Result<Target> {
 
 fn by_route(common: &Common, may_be_new: bool) -> Result<Target> {
     let mut namesrv = Admin::connect(common, &common.namesrv)?;
-    let mut route = |topic: &str| {
+    let mut route = |topic: &str| -> Result<Value> {
         let ask = Command::new(request::GET_ROUTEINFO_BY_TOPIC)
             .field("topic", topic.to_owned())
             .field("acceptStandardJsonOnly", true);
-        let answer = namesrv.call(&ask)?;
+        let answer = namesrv.0.call(&ask)?;
         match answer.code {
             response::SUCCESS => Ok(serde_json::from_slice(&answer.body).unwrap_or_default()),
             response::TOPIC_NOT_EXIST => Ok(Value::Null),
-            _ => Err(refused(&ask, answer)),
+            _ => Err(refused(&ask, answer).into()),
         }
     };
     let unusable = |why: &str| Error::Unusable(format!("topic {}: {why}", common.topic));
@@ -168,7 +142,7 @@ fn create(common: &Common, topic: &str, admin: &mut Admin) -> Result<u32> {
         .field("topicFilterType", "SINGLE_TAG")
         .field("topicSysFlag", 0)
         .field("order", false);
-    admin.ask(&command)?;
+    admin.0.ask(&command)?;
     Ok(common.queues)
 }
 

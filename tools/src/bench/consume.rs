@@ -19,7 +19,7 @@ pub fn run(args: &ConsumeArgs) -> Result<bool> {
     let first = |q| admin.offset(request::GET_MIN_OFFSET, &common.topic, q);
     let starts: Vec<i64> =
         if at_tail { ends.clone() } else { (0..queues).map(first).collect::<Result<_>>()? };
-    let mut puller = Puller::connect(common, &admin.addr, &starts, at_tail)?;
+    let mut puller = Puller::connect(common, admin.addr(), &starts, at_tail)?;
     let mut poller = Poller::new(&puller.links, common.timeout)?;
     let mut meter = Meter::start(common, args.warmup, args.duration);
 
@@ -68,5 +68,5 @@ pub fn run(args: &ConsumeArgs) -> Result<bool> {
         if at_tail { "tail" } else { "start" },
         if args.repeat { ", over and over" } else { "" }
     );
-    meter.tell(["consume", &admin.addr, &settings], &[])
+    meter.tell(["consume", admin.addr(), &settings], &[])
 }

@@ -30,11 +30,11 @@ pub fn run(args: &E2eArgs, delayed: Option<(u32, Duration)>) -> Result<bool> {
     let delay = delayed.map_or(0, |(_, delay)| delay.as_nanos() as u64);
     let Target { mut admin, queues } = admin::find(common, true)?;
     let ends = admin.ends(&common.topic, queues)?;
-    let mut puller = Puller::connect(common, &admin.addr, &ends, true)?;
+    let mut puller = Puller::connect(common, admin.addr(), &ends, true)?;
     let delay_level = delayed.map_or(0, |(level, _)| level);
     let size = args.size as usize;
     let messages = Messages { delay_level, size, batch: 1, ..Messages::default() };
-    let links = (0..common.connections).map(|_| Link::connect(common, &admin.addr, UNDER_WAY));
+    let links = (0..common.connections).map(|_| Link::connect(common, admin.addr(), UNDER_WAY));
     let mut producer = Producer {
         links: links.collect::<Result<_>>()?,
         templates: (0..queues)
@@ -100,7 +100,7 @@ pub fn run(args: &E2eArgs, delayed: Option<(u32, Duration)>) -> Result<bool> {
         settings += &format!("  level {level}, {delay:?}");
         counts.push(("early", early, true));
     }
-    meter.tell([mode, &admin.addr, &settings], &counts)
+    meter.tell([mode, admin.addr(), &settings], &counts)
 }
 
 /// Run number and due time, with which a body begins.

@@ -6,6 +6,8 @@ use mq_broker::wire::command::HeadError;
 use mq_broker::wire::frame::FrameError;
 use mq_store::codec::record::RecordError;
 
+use mq_tools::caller;
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot reach {addr}: {source}")]
@@ -37,6 +39,16 @@ pub enum Error {
 impl From<nix::Error> for Error {
     fn from(e: nix::Error) -> Error {
         Error::Io(e.into())
+    }
+}
+
+impl From<caller::Error> for Error {
+    fn from(e: caller::Error) -> Error {
+        match e {
+            caller::Error::Connect { addr, source } => Error::Connect { addr, source },
+            caller::Error::Call { what, source } => Error::Call { what, source },
+            caller::Error::Refused { what, code, remark } => Error::Refused { what, code, remark },
+        }
     }
 }
 

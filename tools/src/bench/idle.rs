@@ -25,7 +25,7 @@ pub fn run(args: &IdleArgs) -> Result<bool> {
     let before = usage()?;
     // Each has been of use before: what a connection keeps of that is part of what it costs.
     let question = request::question(common);
-    let links = (0..common.connections).map(|_| Link::connect(common, &target.admin.addr, 0));
+    let links = (0..common.connections).map(|_| Link::connect(common, target.admin.addr(), 0));
     let mut links = links.collect::<Result<Vec<_>>>()?;
     for link in &mut links {
         link.out.extend_from_slice(&question);
@@ -51,7 +51,7 @@ pub fn run(args: &IdleArgs) -> Result<bool> {
     let cpu = (after.cpu - open.cpu) / args.duration.as_secs_f64() * 1000.0;
     let text = if common.json {
         json!({
-            "mode": "idle", "broker": target.admin.addr, "connections": common.connections,
+            "mode": "idle", "broker": target.admin.addr(), "connections": common.connections,
             "rssKibEach": rss, "anonymousKibEach": anonymous, "brokerCpuMillisPerSecond": cpu,
         })
         .to_string()
@@ -59,7 +59,8 @@ pub fn run(args: &IdleArgs) -> Result<bool> {
         format!(
             "idle  {}  {} connections\n  memory        {rss:.2} KiB each, {anonymous:.2} KiB of it \
              no mapped files\n  broker CPU    {cpu:.1} ms a second",
-            target.admin.addr, common.connections
+            target.admin.addr(),
+            common.connections
         )
     };
     writeln!(std::io::stdout(), "{text}")?;

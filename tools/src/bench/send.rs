@@ -31,7 +31,7 @@ pub fn run(args: &SendArgs) -> Result<bool> {
         templates.extend((0..queues).map(|q| Template::send(common, topic, messages, q)));
     }
     let links = (0..common.connections)
-        .map(|_| Link::connect(common, &admin.addr, args.in_flight as usize));
+        .map(|_| Link::connect(common, admin.addr(), args.in_flight as usize));
     let duration = if args.count.is_some() { Duration::MAX } else { args.duration };
     let mut sender = Sender {
         args,
@@ -65,7 +65,7 @@ pub fn run(args: &SendArgs) -> Result<bool> {
         let missing = (sender.sent * u64::from(args.batch)).saturating_sub(stored);
         counts = vec![("stored", stored, false), ("missing", missing, true)];
     }
-    sender.meter.tell(["send", &admin.addr, &settings], &counts)
+    sender.meter.tell(["send", admin.addr(), &settings], &counts)
 }
 
 struct Sender<'a> {

@@ -20,8 +20,8 @@ pub fn run(args: &VerifyArgs) -> Result<bool> {
     let common = &args.common;
     let Target { mut admin, queues } = admin::find(common, true)?;
     let ends = admin.ends(&common.topic, queues)?;
-    let mut puller = Puller::connect(common, &admin.addr, &ends, true)?;
-    let links = (0..common.connections).map(|_| Link::connect(common, &admin.addr, ends.len()));
+    let mut puller = Puller::connect(common, admin.addr(), &ends, true)?;
+    let links = (0..common.connections).map(|_| Link::connect(common, admin.addr(), ends.len()));
     let mut links = links.collect::<Result<Vec<_>>>()?;
     let messages = Messages { size: args.size as usize, batch: 1, ..Messages::default() };
     let lane = |(id, end): (u32, &i64)| Lane {
@@ -99,7 +99,7 @@ pub fn run(args: &VerifyArgs) -> Result<bool> {
         ("misplaced", found.misplaced, true),
         ("foreign", found.foreign, false),
     ];
-    meter.tell(["verify", &admin.addr, &settings], &counts)
+    meter.tell(["verify", admin.addr(), &settings], &counts)
 }
 
 /// What was seen that should not be.
