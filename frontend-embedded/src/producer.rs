@@ -214,7 +214,8 @@ fn put_into_batch(body: &mut Vec<u8>, message: &Message<'_>, properties: &str) -
 }
 
 /// Waits until a message is on the disk: block with [`Durable::wait`], or `.await` it under any
-/// runtime. All who wait at the same time share one sync.
+/// runtime. Futures that wait at the same time share one sync; who blocks may
+/// sync by itself.
 ///
 /// ```
 /// # use mq_embedded::{Message, Mq};
@@ -235,8 +236,8 @@ impl Durable {
     /// Blocks until the message is on the disk.
     ///
     /// # Errors
-    /// [`Error::Store`] with [`FlushTimeout`](mq_store::Error::FlushTimeout) if the disk takes
-    /// longer than 5 s, or with why it never will be there.
+    /// [`Error::Store`], with why it never will be there. However long the disk takes, this waits; only
+    /// the future ends after 5 s, with [`FlushTimeout`](mq_store::Error::FlushTimeout).
     pub fn wait(&self) -> Result<()> {
         Ok(self.mq.broker.store().flush_to(&self.appended)?)
     }
