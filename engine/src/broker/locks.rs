@@ -121,6 +121,17 @@ impl QueueLocks {
         }
     }
 
+    /// Lets go of all locks of a client that says it leaves the group.
+    pub fn leave(&self, group: &str, client: &str) {
+        let mut groups = self.groups();
+        let Some(held) = groups.get_mut(group) else { return };
+        self.file.touch();
+        held.retain(|_, h| h.client != client);
+        if held.is_empty() {
+            groups.remove(group);
+        }
+    }
+
     /// Background step: forgets locks that were not renewed.
     pub fn expire_step(&self, now_ms: i64) {
         let mut groups = self.groups();
@@ -152,11 +163,15 @@ mod tests {
         locks.unlock("G", "a", &[queue(0)]);
         assert_eq!(lock("b", 60_000), 1);
         assert_eq!(lock("b", 110_001), 2, "not renewed for a minute");
+        locks.leave("G", "a");
+        assert_eq!(lock("c", 110_002), 0, "another's locks stay");
         locks.save().unwrap();
         let again = open();
         let queues = || vec![queue(0), queue(1)];
         assert_eq!(again.lock("G", "c", queues(), 120_000), [], "a restart frees nothing");
         assert_eq!(again.lock("G", "b", queues(), 120_000).len(), 2);
+        again.leave("G", "b");
+        assert_eq!(again.lock("G", "c", queues(), 120_001).len(), 2, "who left holds nothing");
         locks.expire_step(200_000);
         assert_eq!(lock("c", 200_000), 2);
     }

@@ -101,6 +101,7 @@ pub fn heartbeat(
 
 header! {
     struct UnregisterHeader<'a> {
+        client_id: Option<&'a str> = "clientID",
         producer_group: Option<&'a str> = "producerGroup",
         consumer_group: Option<&'a str> = "consumerGroup",
     }
@@ -115,6 +116,10 @@ pub fn unregister(
     let h = UnregisterHeader::of(&request.head.fields)?;
     let left = service.sessions.leave(conn.id(), h.producer_group, h.consumer_group);
     if let Some(group) = h.consumer_group {
+        // It let go of the queues that it knew of; a lock whose answer it never saw is left.
+        if let Some(client) = h.client_id {
+            service.broker.locks().leave(group, client);
+        }
         service.left(group, &left);
     }
     Ok(Command::ok().into())

@@ -261,7 +261,12 @@ impl Service for BrokerService {
     }
 
     fn closed(&self, conn: &Arc<Conn>) {
-        for (group, left) in self.sessions.closed(conn.id()) {
+        let ended = self.sessions.closed(conn.id());
+        // When it is the broker that goes, its clients have not left each other.
+        if self.metrics.is_stopping() {
+            return;
+        }
+        for (group, left) in ended {
             self.left(&group, &left);
         }
     }

@@ -33,12 +33,16 @@ impl Metrics {
     pub fn stopping(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
 }
 
 /// Why a broker should get no messages now; `Ok` if it may.
 fn readiness(service: &BrokerService) -> Result<(), String> {
     let store = service.broker.store();
-    if service.metrics.stopping.load(Ordering::Relaxed) {
+    if service.metrics.is_stopping() {
         return Err("stopping".into());
     }
     if let Some(reason) = store.log().poison() {
