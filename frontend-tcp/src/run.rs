@@ -16,6 +16,7 @@ use mq_store::os::fs::Fs;
 use mq_store::recover::RecoveryReport;
 use mq_store::store::{Arrival, MessageStore, ReadLimits};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -296,6 +297,13 @@ pub fn open(
 /// What serves a broker that is open, to clients who are told to come to `advertised`. Whoever
 /// opened it tells `holds` of arrivals, and lets it ask producers.
 pub fn service(broker: Arc<Broker>, advertised: SocketAddr) -> BrokerService {
+    if let Ok(runtime) = Handle::try_current() {
+        broker.store().answer_by(Box::new(move |answer| {
+            let answer = Answer(Some(answer));
+            // One wake-up for a group; the answers wake connections from within the runtime.
+            runtime.spawn(async move { drop(answer) });
+        }));
+    }
     let weak = Arc::downgrade(&broker);
     let again = move |p: &Pull| weak.upgrade().map_or(Reply::None, |b| pull::pull_again(&b, p));
     BrokerService {
@@ -412,6 +420,17 @@ impl Running {
         match closed {
             Ok(closed) => closed,
             Err(e) => std::panic::resume_unwind(e.into_panic()),
+        }
+    }
+}
+
+/// Runs when dropped, be it by a task or by a runtime that ended.
+struct Answer(Option<Box<dyn FnOnce() + Send>>);
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(answer) = self.0.take() {
+            answer();
         }
     }
 }

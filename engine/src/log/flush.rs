@@ -1,6 +1,6 @@
 //! When the log is forced to the disk, and who waits for it.
 
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::commit_log::CommitLog;
@@ -27,6 +27,9 @@ impl Default for FlushPolicy {
 /// takes too long, or with why they never will be.
 pub type OnDurable = Box<dyn FnOnce(Result<()>) + Send>;
 
+/// Runs what answers a group of waiters, once, anywhere.
+pub type Answerer = Box<dyn Fn(Box<dyn FnOnce() + Send>) + Send + Sync>;
+
 struct Waiting {
     end: u64,
     deadline_ms: i64,
@@ -39,6 +42,7 @@ struct Waiting {
 pub struct FlushQueue {
     waiting: Mutex<Vec<Waiting>>,
     came: Condvar,
+    answerer: OnceLock<Answerer>,
 }
 
 impl std::fmt::Debug for FlushQueue {
@@ -73,14 +77,30 @@ impl FlushQueue {
         }
     }
 
+    /// Has groups of waiters answered elsewhere, so that the next flush begins meanwhile.
+    pub fn answer_by(&self, answerer: Answerer) {
+        let _ = self.answerer.set(answerer);
+    }
+
     /// Answers everyone below the flushed position, and everyone if the log is poisoned.
     pub fn complete(&self, log: &CommitLog) {
         let (flushed, poison) = (log.flushed(), log.poison());
-        for w in self.take(|w| w.end <= flushed || poison.is_some()) {
-            (w.then)(match poison {
-                Some(reason) if w.end > flushed => Err(Error::Poisoned(reason.to_owned())),
-                _ => Ok(()),
-            });
+        let done = self.take(|w| w.end <= flushed || poison.is_some());
+        if done.is_empty() {
+            return;
+        }
+        let poison = poison.map(str::to_owned);
+        let answer = move || {
+            for w in done {
+                (w.then)(match &poison {
+                    Some(reason) if w.end > flushed => Err(Error::Poisoned(reason.clone())),
+                    _ => Ok(()),
+                });
+            }
+        };
+        match self.answerer.get() {
+            Some(by) => by(Box::new(answer)),
+            None => answer(),
         }
     }
 

@@ -17,7 +17,7 @@ use crate::dispatch::Dispatcher;
 use crate::error::{Error, Limit, Result};
 use crate::index::Index;
 use crate::log::commit_log::{Appended, CommitLog, Prepared};
-use crate::log::flush::{FlushPolicy, FlushQueue, OnDurable};
+use crate::log::flush::{Answerer, FlushPolicy, FlushQueue, OnDurable};
 use crate::os::clock::{Clock, SystemClock};
 use crate::os::fs::Fs;
 use crate::os::lock::StoreLock;
@@ -332,6 +332,12 @@ impl MessageStore {
         let deadline = self.clock.now_ms() + self.config.sync_flush_timeout_ms;
         self.flush_queue.when_durable(&self.log, appended.end, deadline, then);
         self.wake("flush");
+    }
+
+    /// Has those who wait for the disk told elsewhere than in the flushing thread, a group at a
+    /// time. What `answerer` is given must be run, also when it cannot be passed on.
+    pub fn answer_by(&self, answerer: Answerer) {
+        self.flush_queue.answer_by(answerer);
     }
 
     /// Blocks until what was appended is on the disk, whatever the flush policy.
