@@ -439,13 +439,16 @@ fn check_log(
     let mut failed = Ok(());
     let mut shown = from;
     let end = scan::walk(segments, from, checks, |step| {
-        let record = match step {
-            Step::Record(r) => r,
+        let (record, is_damaged) = match step {
+            Step::Record(r) => (r, false),
             Step::BadBody(r) => {
                 let from = r.physical_offset().unsigned_abs();
-                let what = format!("the body of a message of {} is not what was stored", r.topic());
+                let what = format!(
+                    "the body of a message of {} is not what was stored: reads pass it by",
+                    r.topic()
+                );
                 report.damage.push(Damage { from, to: from + r.size() as u64, what });
-                r
+                (r, true)
             }
             Step::Hole { from, to, why } => {
                 report.damage.push(Damage { from, to, what: why.to_string() });
@@ -459,7 +462,10 @@ fn check_log(
             progress(at, log_limit);
             shown = at;
         }
-        if let Some((offset, unit)) = unit_of(&record, &config.delay_levels_ms) {
+        let unit = unit_of(&record, &config.delay_levels_ms);
+        if let Some((offset, unit)) = unit.filter(|_| is_damaged) {
+            check.damaged(&record, offset, unit);
+        } else if let Some((offset, unit)) = unit {
             let done = check.unit(&record, offset, unit).and_then(|()| check.light(&record, &unit));
             if let Err(e) = done {
                 failed = Err(e);

@@ -426,9 +426,8 @@ impl World {
                     });
                     let sent = self.sent.get_mut(&n).unwrap();
                     assert_eq!(record.physical_offset() as u64, sent.at, "{n}");
-                    let whole = number(record.body()) == Some(n)
-                        && record.properties() == properties(n).as_bytes();
-                    if !whole {
+                    assert_eq!(number(record.body()), Some(n), "{place:?} has another body");
+                    if record.properties() != properties(n).as_bytes() {
                         assert!(sent.torn || !sent.promised, "{n}, {sent:?}, is damaged");
                         sent.torn = true;
                     }
