@@ -14,7 +14,7 @@ use crate::queue::table::QueueTable;
 use crate::segment::Segment;
 
 /// Queues of light topics; their units point at records of other queues.
-const LIGHT_PREFIX: &str = "%LMQ%";
+pub(super) const LIGHT_PREFIX: &str = "%LMQ%";
 /// So many offsets the last unit of a queue may skip where no record is known to be lost.
 const SKIPPED_AT_END: u64 = 8;
 
@@ -34,6 +34,10 @@ pub(super) struct QueueCheck<'a> {
     pub damage: Vec<Damage>,
     /// Units written for light queues.
     pub light_units: u64,
+    /// The first record of a queue must follow what the queue has of older ones.
+    pub must_follow: bool,
+    /// One did not.
+    pub is_broken: bool,
 }
 
 pub(super) struct Seen {
@@ -43,9 +47,15 @@ pub(super) struct Seen {
     pub written: u64,
     /// A unit that is not the next one, and its offset.
     doubtful: Option<(u64, Unit)>,
+    /// A record of the walk was compared with it.
+    is_met: bool,
 }
 
 impl Seen {
+    fn of(queue: Arc<ConsumeQueue>, next: u64) -> Seen {
+        Seen { queue, next, written: 0, doubtful: None, is_met: false }
+    }
+
     /// Whether an intact message has one of the offsets from `offset` on that the log confirmed.
     fn is_held(&self, segments: &[Segment], offset: u64) -> bool {
         (offset..self.next).any(|n| {
@@ -127,7 +137,7 @@ impl QueueCheck<'_> {
             if next > 0 && !deleted.is_some_and(|at| is_older(queue.last_unit(), *at)) {
                 let of_topic = self.seen.entry((&**queue.topic()).into()).or_default();
                 let id = queue.id();
-                of_topic.insert(id, Seen { queue, next, written: 0, doubtful: None });
+                of_topic.insert(id, Seen::of(queue, next));
             }
         }
     }
@@ -146,9 +156,14 @@ impl QueueCheck<'_> {
             std::collections::btree_map::Entry::Vacant(place) => {
                 // A record whose topic is no folder's name is damaged; there is no queue for it.
                 let Ok(queue) = self.queues.get_or_create(topic, id) else { return Ok(()) };
-                place.insert(Seen { queue, next: 0, written: 0, doubtful: None })
+                place.insert(Seen::of(queue, 0))
             }
         };
+        let is_met = std::mem::replace(&mut seen.is_met, true);
+        if self.must_follow && !is_met && offset > seen.next {
+            self.is_broken = true;
+            return Ok(());
+        }
         let restarts = offset == 0 && seen.next > 0;
         let restarted = offset == 1 && seen.doubtful.is_some_and(|(offset, _)| offset == 0);
         if offset < seen.next && !restarted && !seen.is_held(self.segments, offset) {
@@ -204,8 +219,7 @@ impl QueueCheck<'_> {
         let is_gone = self.deleted.get(topic).is_some_and(|at| unit.offset < *at);
         let Some(queue) = self.queues.get(topic, id).filter(|_| !is_gone) else { return };
         let of_topic = self.seen.entry(topic.into()).or_default();
-        let seen =
-            of_topic.entry(id).or_insert(Seen { queue, next: 0, written: 0, doubtful: None });
+        let seen = of_topic.entry(id).or_insert(Seen::of(queue, 0));
         let is_there = |u: Unit| (u.offset, u.size) == (unit.offset, unit.size);
         if offset >= seen.next
             && seen.doubtful.is_none()
