@@ -20,9 +20,8 @@ const SKIPPED_AT_END: u64 = 8;
 
 /// The queues of a store, compared with the log as it is walked over.
 ///
-/// A message whose body is not what was stored keeps its unit where it has one, so that its offset is not
-/// given again; readers look at the body. It gets none, and any intact message of its offset
-/// has the place.
+/// A message whose body is not what was stored keeps its unit, if it has one, so that its offset is not given
+/// again: readers look at the body. It gets none, and gives way to an intact message of its offset.
 pub(super) struct QueueCheck<'a> {
     pub fs: &'a Fs,
     pub segments: &'a [Segment],

@@ -279,15 +279,14 @@ impl MessageStore {
 
     /// The record that begins at a physical offset; none if its body is not what was stored.
     pub fn record_at(&self, physical_offset: u64) -> Option<Slice> {
-        let slice = self.readable_at(physical_offset)?;
-        match self.record_of(&slice, physical_offset) {
-            Ok(_) => Some(slice),
-            Err(e) => {
-                let topic = as_record(&slice).map_or("a topic", |record| record.topic());
-                self.pass_by_damaged(physical_offset, topic, &e);
-                None
-            }
-        }
+        self.sound(self.readable_at(physical_offset)?, physical_offset)
+    }
+
+    fn sound(&self, slice: Slice, position: u64) -> Option<Slice> {
+        let Err(e) = self.record_of(&slice, position) else { return Some(slice) };
+        let topic = as_record(&slice).map_or("a topic", |record| record.topic());
+        self.pass_by_damaged(position, topic, &e);
+        None
     }
 
     fn readable_at(&self, physical_offset: u64) -> Option<Slice> {
@@ -338,7 +337,7 @@ impl MessageStore {
                     && properties::index_keys(r.properties()).any(|k| k == key))
         };
         let record_at = |at: &u64| match self.readable_at(*at) {
-            Some(_) => self.record_at(*at),
+            Some(slice) => self.sound(slice, *at),
             None => {
                 if (self.log.min_offset()..self.confirmed()).contains(at) {
                     self.pass_by_damaged(*at, topic, &"no record begins there");
