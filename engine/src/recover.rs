@@ -5,6 +5,7 @@
 //! Bytes that are cut off the log go to the folder `attic` first.
 
 mod queues;
+mod walk_from;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -190,6 +191,14 @@ pub fn recover(
         Some(synced) => synced.log_end,
         None => crc_from(&segments, report.clean, &checkpoint),
     };
+    // Of our stores the checkpoint alone says nothing of the queues, which may have been changed since.
+    let is_foreign = !report.clean && !root.join(summary::SYNCED).exists();
+    let is_whole = || walk_from::is_whole(root, &segments, &queues, crc_from);
+    let from = match &synced {
+        Some(synced) => synced.log_end,
+        None if is_foreign && crc_from > log_min && is_whole() => crc_from,
+        None => log_min,
+    };
     // From here on a crash may have left bytes that only the page cache has.
     let unsynced_from = if report.clean { u64::MAX } else { crc_from };
     let end = match summary.filter(|s| s.is_all(&segments, &queues)) {
@@ -204,7 +213,9 @@ pub fn recover(
             let ends = queues.all().into_iter().filter_map(|q| q.last_unit().map(behind)).max();
             let zeros_end_from = if report.clean { ends.unwrap_or(0) } else { u64::MAX };
             let checks = Checks { crc_from, zeros_end_from, last_time };
-            check_log(fs, &segments, checks, &queues, config, synced, &mut report, progress)?
+            let must_follow = synced.is_none() && from > log_min;
+            let walk = Walk { from, must_follow, checks };
+            check_log(fs, &segments, walk, &queues, config, &mut report, progress)?
         }
     };
     report.log = (log_min, end.at);
@@ -217,9 +228,8 @@ pub fn recover(
         queue.follow_log(log_min)?;
     }
     summary::remove(fs, root, summary::CLEAN)?;
-    if !report.fast && report.walked_from == log_min {
-        // It does not hold, or somebody else wrote to the store.
-        summary::remove(fs, root, summary::SYNCED)?;
+    if report.clean && !report.fast && end.at > 0 {
+        summary::distrust(fs, root)?;
     }
     report.took_ms = began.elapsed().as_millis() as u64;
     Ok(Recovered { log, last_time: end.last_time, queues, checkpoint, report })
@@ -405,15 +415,22 @@ fn crc_from(segments: &[Segment], clean: bool, checkpoint: &Checkpoint) -> u64 {
     bases.filter(|s| first_time(s).is_some_and(|t| t <= known)).map(|s| s.base).next().unwrap_or(0)
 }
 
-/// Walks the log, from where it was `synced`, and compares each queue with it.
-#[expect(clippy::too_many_arguments, reason = "called once")]
+/// A walk over the log.
+struct Walk {
+    from: u64,
+    /// What the queues have of older records is to be compared with the first of each.
+    must_follow: bool,
+    checks: Checks,
+}
+
+/// Walks the log and compares each queue with it; from its start, if it turns out that the queues have not
+/// all of what is older.
 fn check_log(
     fs: &Fs,
     segments: &[Segment],
-    checks: Checks,
+    walk: Walk,
     queues: &QueueTable,
     config: &StoreConfig,
-    synced: Option<Summary>,
     report: &mut RecoveryReport,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<End> {
@@ -430,22 +447,31 @@ fn check_log(
         lost_bytes: 0,
         damage: Vec::new(),
         light_units: 0,
+        must_follow: walk.must_follow,
+        is_broken: false,
     };
-    let from = synced.map_or(log_min, |s| s.log_end);
+    let from = walk.from;
     if from > log_min {
         check.begin_at(from);
+    } else if !report.clean {
+        // What is mended is not on the disk at once, whatever was.
+        summary::distrust(fs, &config.root)?;
     }
-    report.walked_from = from;
+    (report.walked_from, report.records) = (from, 0);
+    report.damage.clear();
     let mut failed = Ok(());
     let mut shown = from;
-    let end = scan::walk(segments, from, checks, |step| {
-        let record = match step {
-            Step::Record(r) => r,
+    let end = scan::walk(segments, from, walk.checks, |step| {
+        let (record, is_damaged) = match step {
+            Step::Record(r) => (r, false),
             Step::BadBody(r) => {
                 let from = r.physical_offset().unsigned_abs();
-                let what = format!("the body of a message of {} is not what was stored", r.topic());
+                let what = format!(
+                    "the body of a message of {} is not what was stored: reads pass it by",
+                    r.topic()
+                );
                 report.damage.push(Damage { from, to: from + r.size() as u64, what });
-                r
+                (r, true)
             }
             Step::Hole { from, to, why } => {
                 report.damage.push(Damage { from, to, what: why.to_string() });
@@ -459,16 +485,25 @@ fn check_log(
             progress(at, log_limit);
             shown = at;
         }
-        if let Some((offset, unit)) = unit_of(&record, &config.delay_levels_ms) {
+        let unit = unit_of(&record, &config.delay_levels_ms);
+        if let Some((offset, unit)) = unit.filter(|_| is_damaged) {
+            check.damaged(&record, offset, unit);
+        } else if let Some((offset, unit)) = unit {
             let done = check.unit(&record, offset, unit).and_then(|()| check.light(&record, &unit));
             if let Err(e) = done {
                 failed = Err(e);
+            }
+            if failed.is_err() || check.is_broken {
                 return ControlFlow::Break(());
             }
         }
         ControlFlow::Continue(())
     });
     failed?;
+    if check.is_broken {
+        let whole = Walk { from: log_min, must_follow: false, ..walk };
+        return check_log(fs, segments, whole, queues, config, report, progress);
+    }
     check.finish()?;
     let seen = || check.seen.values().flat_map(BTreeMap::values);
     report.units_written = seen().map(|s| s.written).sum::<u64>() + check.light_units;

@@ -93,6 +93,11 @@ fn count(queues: &QueueTable, log_end: u64) -> (usize, u64) {
     behind.fold((0, 0), |(queues, units), n| (queues + 1, units + n))
 }
 
+/// Has no later start believe in a checkpoint of the store in `root`, until the next one.
+pub fn distrust(fs: &Fs, root: &Path) -> Result<()> {
+    fs.replace(&root.join(SYNCED), b"{}", None)
+}
+
 /// Removes a file of the store in `root`.
 pub fn remove(fs: &Fs, root: &Path, name: &str) -> Result<()> {
     if root.join(name).exists() {

@@ -187,7 +187,8 @@ impl Broker {
 
     fn half_at(&self, physical_offset: u64) -> Option<Slice> {
         let slice = self.store.log().record_at(physical_offset)?;
-        as_record(&slice).is_some_and(|r| r.topic() == HALF_TOPIC).then_some(slice)
+        let is_half = |r: Record<'_>| r.topic() == HALF_TOPIC && r.check_body().is_ok();
+        as_record(&slice).is_some_and(is_half).then_some(slice)
     }
 
     /// Writes a message, which names its own topic and queue, as a half.

@@ -85,13 +85,14 @@ pub fn walk(
                     Ok(()) => {
                         let behind = at + r.size() as u64;
                         let bad = at >= checks.crc_from && r.check_body().is_err();
-                        if bad && resync(segments, n, behind, r.store_timestamp()).is_none() {
+                        if !bad {
+                            end.last_time = end.last_time.max(r.store_timestamp());
+                        } else if resync(segments, n, behind, end.last_time).is_none() {
                             // With nothing behind it, a torn write and not damage.
                             end.why = RecordError::BodyCrc.into();
                             return end;
                         }
                         end.at = behind;
-                        end.last_time = end.last_time.max(r.store_timestamp());
                         let step = if bad { Step::BadBody(r) } else { Step::Record(r) };
                         if visit(step).is_break() {
                             return end;

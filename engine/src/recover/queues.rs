@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Damage, DeletedTopics, SCHEDULE_TOPIC};
 use crate::codec::properties;
-use crate::codec::queue_unit::Unit;
+use crate::codec::queue_unit::{UNIT_LEN, Unit};
 use crate::codec::record::{Entry, MIN_LEN, Record, decode};
 use crate::error::Result;
 use crate::os::fs::Fs;
@@ -14,11 +14,14 @@ use crate::queue::table::QueueTable;
 use crate::segment::Segment;
 
 /// Queues of light topics; their units point at records of other queues.
-const LIGHT_PREFIX: &str = "%LMQ%";
+pub(super) const LIGHT_PREFIX: &str = "%LMQ%";
 /// So many offsets the last unit of a queue may skip where no record is known to be lost.
 const SKIPPED_AT_END: u64 = 8;
 
 /// The queues of a store, compared with the log as it is walked over.
+///
+/// A message whose body is not what was stored keeps its unit, if it has one, so that its offset is not given
+/// again: readers look at the body. It gets none, and gives way to an intact message of its offset.
 pub(super) struct QueueCheck<'a> {
     pub fs: &'a Fs,
     pub segments: &'a [Segment],
@@ -30,6 +33,10 @@ pub(super) struct QueueCheck<'a> {
     pub damage: Vec<Damage>,
     /// Units written for light queues.
     pub light_units: u64,
+    /// The first record of a queue must follow what the queue has of older ones.
+    pub must_follow: bool,
+    /// One did not.
+    pub is_broken: bool,
 }
 
 pub(super) struct Seen {
@@ -39,9 +46,45 @@ pub(super) struct Seen {
     pub written: u64,
     /// A unit that is not the next one, and its offset.
     doubtful: Option<(u64, Unit)>,
+    /// A record of the walk was compared with it.
+    is_met: bool,
 }
 
 impl Seen {
+    fn of(queue: Arc<ConsumeQueue>, next: u64) -> Seen {
+        Seen { queue, next, written: 0, doubtful: None, is_met: false }
+    }
+
+    /// Whether an intact message has one of the offsets from `offset` on that the log confirmed.
+    fn is_held(&self, segments: &[Segment], offset: u64) -> bool {
+        (offset..self.next).any(|n| {
+            let unit = self.queue.get(n).filter(|unit| !unit.is_filler());
+            unit.and_then(|unit| record_at(segments, unit.offset))
+                .is_some_and(|r| u64::try_from(r.queue_offset()) == Ok(n) && r.check_body().is_ok())
+        })
+    }
+
+    /// Units for offsets in front of that of `unit` whose messages are lost. A filler says so, and
+    /// points at position 0: a Java broker that finds no message there takes the log's first file for
+    /// deleted, and passes by what stands in it. There the unit in front is repeated, or the one
+    /// behind. Delayed messages are looked up one by one, and would be delivered twice.
+    fn stand_in(&self, segments: &[Segment], offset: u64, unit: Unit) -> Result<()> {
+        let queue = &self.queue;
+        let first_file_to = segments.first().map_or(0, |s| s.file.len() as u64);
+        if unit.offset >= first_file_to || &**queue.topic() == SCHEDULE_TOPIC {
+            return Ok(());
+        }
+        let in_file = (queue.chain().file_len() / UNIT_LEN) as u64;
+        let file_start = offset - offset % in_file;
+        // Where whole files are left out, none is made.
+        let from = match queue.max_offset() {
+            0 => file_start,
+            max => max.max(file_start.saturating_sub(in_file)),
+        };
+        let repeated = queue.last_unit().unwrap_or(unit);
+        (from..offset).try_for_each(|n| queue.put(n, &repeated))
+    }
+
     /// The first unit in front of `offset` at whose place the log has no record any more.
     fn stale(&self, segments: &[Segment], offset: u64) -> Option<u64> {
         let log_min = segments.first().map_or(0, |s| s.base);
@@ -51,7 +94,7 @@ impl Seen {
         let from = self.next.max(self.queue.partition(|unit| unit.offset >= log_min));
         let mut stale = None;
         self.queue.for_each(from, |n, unit| {
-            if n < offset && !is_record(segments, unit.offset) {
+            if n < offset && record_at(segments, unit.offset).is_none() {
                 stale = Some(n);
             }
             n < offset && stale.is_none()
@@ -71,6 +114,7 @@ impl Seen {
         if cut_at < self.queue.max_offset() {
             self.queue = queues.replace(self.queue.cut(fs, cut_at)?);
         }
+        self.stand_in(segments, offset, unit)?;
         self.queue.put(offset, &unit)?;
         self.written += 1;
         self.next = offset + 1;
@@ -92,7 +136,7 @@ impl QueueCheck<'_> {
             if next > 0 && !deleted.is_some_and(|at| is_older(queue.last_unit(), *at)) {
                 let of_topic = self.seen.entry((&**queue.topic()).into()).or_default();
                 let id = queue.id();
-                of_topic.insert(id, Seen { queue, next, written: 0, doubtful: None });
+                of_topic.insert(id, Seen::of(queue, next));
             }
         }
     }
@@ -111,11 +155,23 @@ impl QueueCheck<'_> {
             std::collections::btree_map::Entry::Vacant(place) => {
                 // A record whose topic is no folder's name is damaged; there is no queue for it.
                 let Ok(queue) = self.queues.get_or_create(topic, id) else { return Ok(()) };
-                place.insert(Seen { queue, next: 0, written: 0, doubtful: None })
+                place.insert(Seen::of(queue, 0))
             }
         };
+        let is_met = std::mem::replace(&mut seen.is_met, true);
+        if self.must_follow && !is_met && offset > seen.next {
+            self.is_broken = true;
+            return Ok(());
+        }
         let restarts = offset == 0 && seen.next > 0;
         let restarted = offset == 1 && seen.doubtful.is_some_and(|(offset, _)| offset == 0);
+        if offset < seen.next && !restarted && !seen.is_held(self.segments, offset) {
+            // Who had it is damaged, and came before a crash after which it was given anew.
+            if let Some((doubtful, earlier)) = seen.doubtful.take() {
+                self.damage.push(wrong_offset(doubtful, &earlier, topic));
+            }
+            return seen.write(self.fs, self.queues, self.segments, offset, unit);
+        }
         if offset < seen.next && !restarts && !restarted {
             // Two records of one offset: the first has it, as with the Java broker.
             return Ok(());
@@ -153,6 +209,24 @@ impl QueueCheck<'_> {
             seen.write(self.fs, self.queues, self.segments, offset, unit)?;
         }
         Ok(())
+    }
+
+    /// A record whose body is not what was stored.
+    pub fn damaged(&mut self, record: &Record<'_>, offset: u64, unit: Unit) {
+        self.lost_bytes += u64::from(unit.size);
+        let (topic, id) = (record.topic(), record.queue_id());
+        let is_gone = self.deleted.get(topic).is_some_and(|at| unit.offset < *at);
+        let Some(queue) = self.queues.get(topic, id).filter(|_| !is_gone) else { return };
+        let of_topic = self.seen.entry(topic.into()).or_default();
+        let seen = of_topic.entry(id).or_insert(Seen::of(queue, 0));
+        let is_there = |u: Unit| (u.offset, u.size) == (unit.offset, unit.size);
+        if offset >= seen.next
+            && seen.doubtful.is_none()
+            && seen.queue.get(offset).is_some_and(is_there)
+            && seen.stale(self.segments, offset).is_none()
+        {
+            seen.next = offset + 1;
+        }
     }
 
     /// The units that a record has in light queues, where they are missing. It says itself where.
@@ -220,10 +294,13 @@ impl QueueCheck<'_> {
     }
 }
 
-fn is_record(segments: &[Segment], at: u64) -> bool {
-    let segment = segments.iter().find(|s| s.base <= at && at < s.limit());
-    matches!(segment.map(|s| decode(s.tail(at))), Some(Ok(Entry::Record(r)))
-        if r.check_place(at).is_ok())
+/// The record at a position, if there is one of the right form.
+pub(super) fn record_at(segments: &[Segment], at: u64) -> Option<Record<'_>> {
+    let segment = segments.iter().find(|s| s.base <= at && at < s.limit())?;
+    match decode(segment.tail(at)) {
+        Ok(Entry::Record(r)) if r.check_place(at).is_ok() => Some(r),
+        _ => None,
+    }
 }
 
 fn is_older(last: Option<Unit>, at: u64) -> bool {
@@ -243,11 +320,10 @@ pub fn is_of_an_earlier_life(
     let Some(unit) = there.filter(|u| !u.is_filler()) else {
         return offset >= queue.max_offset() && queue.last_unit().is_some_and(|u| is_later(&u));
     };
-    let of = |at: u64| segments.iter().find(|s| s.base <= at && at < s.limit());
-    let Some(segment) = of(unit.offset).filter(|_| is_later(&unit)) else { return false };
-    matches!(decode(segment.tail(unit.offset)), Ok(Entry::Record(r))
-        if r.check_place(unit.offset).is_ok()
-            && r.size() == unit.size as usize
-            && (r.topic(), r.queue_id()) == (record.topic(), record.queue_id())
-            && u64::try_from(r.queue_offset()) == Ok(offset))
+    is_later(&unit)
+        && record_at(segments, unit.offset).is_some_and(|r| {
+            r.size() == unit.size as usize
+                && (r.topic(), r.queue_id()) == (record.topic(), record.queue_id())
+                && u64::try_from(r.queue_offset()) == Ok(offset)
+        })
 }

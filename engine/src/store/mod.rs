@@ -42,6 +42,8 @@ pub struct MessageStore {
     index_unchecked: Mutex<Vec<PathBuf>>,
     index_damaged: AtomicU64,
     dispatcher: Dispatcher,
+    /// Where the log ended when the store was opened.
+    began_at: u64,
     on_arrival: OnceLock<OnArrival>,
     flush_queue: FlushQueue,
     retain: Retain,
@@ -144,6 +146,7 @@ impl MessageStore {
         }
         let store = MessageStore {
             dispatcher: Dispatcher::new(log.end()),
+            began_at: log.end(),
             wake_upkeep_at: AtomicU64::new(log.end()),
             indexed: AtomicU64::new(indexed),
             index_unchecked: Mutex::new(

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{MessageStore, as_record};
 use crate::codec::properties;
-use crate::codec::record::{Entry, Record, decode};
+use crate::codec::record::{Entry, Record, RecordError, decode};
 use crate::index::Found;
 use crate::log::flush::FlushPolicy;
 use crate::os::map::Slice;
@@ -216,20 +216,20 @@ impl MessageStore {
                 segment = self.log.chain().find(unit.offset);
             }
             let slice = segment.as_ref().and_then(|s| s.slice(unit.offset, unit.size as usize));
-            match slice {
+            let Some(slice) = slice else {
+                gone = true;
+                return true;
+            };
+            match self.record_of(&slice, unit.offset) {
                 // A client that cannot read one message reads none behind it in the answer.
-                Some(slice) if !is_whole(&slice, unit.offset) => {
-                    self.pass_by_damaged(unit.offset, topic);
-                }
-                Some(slice) => {
-                    let is_wanted =
-                        |look: &Look<'_>| as_record(&slice).is_some_and(|record| look(&record));
-                    if look.is_none_or(is_wanted) {
+                Err(e) => self.pass_by_damaged(unit.offset, topic, &e),
+                Ok(record) if is_stand_in(&queue, n, &record) => {}
+                Ok(record) => {
+                    if look.is_none_or(|look| look(&record)) {
                         read.bytes += slice.len();
                         read.records.push(slice);
                     }
                 }
-                None => gone = true,
             }
             true
         });
@@ -255,13 +255,41 @@ impl MessageStore {
         }
     }
 
-    fn pass_by_damaged(&self, position: u64, topic: &str) {
+    fn pass_by_damaged(&self, position: u64, topic: &str, why: &dyn std::fmt::Display) {
         self.damaged_reads.fetch_add(1, Ordering::Relaxed);
-        tracing::error!("a damaged message of {topic} at {position} of the log is passed by");
+        tracing::error!(
+            "a damaged message of {topic} at {position} of the log is passed by: {why}; \
+             mq-store-inspect verify tells of all that is damaged"
+        );
     }
 
-    /// The record that begins at a physical offset.
+    /// The record that a slice is, whole, of that position. Its body is looked at if somebody else
+    /// stored it: what this process wrote is as it wrote it.
+    fn record_of<'a>(&self, slice: &'a [u8], position: u64) -> Result<Record<'a>, RecordError> {
+        let record = match decode(slice)? {
+            Entry::Record(record) if record.size() == slice.len() => record,
+            _ => return Err(RecordError::Sum(slice.len())),
+        };
+        record.check_place(position)?;
+        if position < self.began_at {
+            record.check_body()?;
+        }
+        Ok(record)
+    }
+
+    /// The record that begins at a physical offset; none if its body is not what was stored.
     pub fn record_at(&self, physical_offset: u64) -> Option<Slice> {
+        self.sound(self.readable_at(physical_offset)?, physical_offset)
+    }
+
+    fn sound(&self, slice: Slice, position: u64) -> Option<Slice> {
+        let Err(e) = self.record_of(&slice, position) else { return Some(slice) };
+        let topic = as_record(&slice).map_or("a topic", |record| record.topic());
+        self.pass_by_damaged(position, topic, &e);
+        None
+    }
+
+    fn readable_at(&self, physical_offset: u64) -> Option<Slice> {
         (physical_offset < self.confirmed()).then(|| self.log.record_at(physical_offset))?
     }
 
@@ -308,22 +336,27 @@ impl MessageStore {
             matches!(decode(slice), Ok(Entry::Record(r)) if r.topic() == topic
                     && properties::index_keys(r.properties()).any(|k| k == key))
         };
-        let record_at = |at: &u64| {
-            let record = self.record_at(*at);
-            if record.is_none() && (self.log.min_offset()..self.confirmed()).contains(at) {
-                self.pass_by_damaged(*at, topic);
+        let record_at = |at: &u64| match self.readable_at(*at) {
+            Some(slice) => self.sound(slice, *at),
+            None => {
+                if (self.log.min_offset()..self.confirmed()).contains(at) {
+                    self.pass_by_damaged(*at, topic, &"no record begins there");
+                }
+                None
             }
-            record
         };
         let records = found.offsets.iter().filter_map(record_at).filter(has_key);
         QueryResult { records: records.collect(), found }
     }
 }
 
-/// Whether a slice is one record, of that position. Its body is not looked at.
-fn is_whole(slice: &[u8], position: u64) -> bool {
-    matches!(decode(slice), Ok(Entry::Record(r))
-        if r.size() == slice.len() && r.check_place(position).is_ok())
+/// Whether the unit of an offset stands in for a lost one: its record has another place in the queue.
+fn is_stand_in(queue: &ConsumeQueue, offset: u64, record: &Record<'_>) -> bool {
+    let of_record = record.queue_offset().unsigned_abs();
+    of_record != offset
+        && queue.get(of_record).is_some_and(|unit| {
+            unit.offset == record.physical_offset().unsigned_abs() && !unit.is_filler()
+        })
 }
 
 /// What [`MessageStore::query`] gives.

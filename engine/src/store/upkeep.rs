@@ -185,7 +185,9 @@ impl MessageStore {
         self.log.flush()?;
         self.flush_queues(1)?;
         let mut checkpoint = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, time)) = last {
+        // A sync that works after one that failed proves nothing.
+        let doubtful = self.queues_doubtful.load(Ordering::Relaxed);
+        if let Some((_, time)) = last.filter(|_| !doubtful) {
             (checkpoint.log_time, checkpoint.queue_time) = (time, time);
             // Java's newest version would start its replay here if it were not 0.
             checkpoint.queue_physical_offset = 0;
@@ -193,8 +195,7 @@ impl MessageStore {
         self.fs.replace(&self.config.root.join("checkpoint"), &checkpoint.encode(), None)?;
         let end = last.and_then(|(at, _)| Some(at + self.log.record_at(at)?.len() as u64));
         match end {
-            // A sync that works after one that failed proves nothing.
-            Some(end) if !self.queues_doubtful.load(Ordering::Relaxed) => {
+            Some(end) if !doubtful => {
                 let summary = Summary::of(end, last, &self.queues);
                 summary.write(&self.fs, &self.config.root, summary::SYNCED)
             }

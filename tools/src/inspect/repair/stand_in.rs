@@ -12,6 +12,7 @@ use std::ops::Range;
 use mq_store::codec::queue_unit::{UNIT_LEN, Unit};
 use mq_store::os::fs::Fs;
 use mq_store::queue::consume_queue::ConsumeQueue;
+use mq_store::recover::SCHEDULE_TOPIC;
 use mq_store::segment::file_name;
 use mq_store::store::as_record;
 use mq_store::view::StoreView;
@@ -87,6 +88,8 @@ fn write(fs: &Fs, queue: &ConsumeQueue, run: Range<u64>, log_file_len: u64) -> R
     let before = run.start.checked_sub(1).and_then(|n| queue.get(n));
     let unit = match queue.get(run.end) {
         Some(behind) if behind.offset >= log_file_len => Unit::FILLER,
+        // Looked up one by one, so a filler stops nothing; a neighbour would be delivered twice.
+        Some(_) if &**queue.topic() == SCHEDULE_TOPIC => Unit::FILLER,
         behind => match before.filter(|u| !u.is_filler()).or(behind) {
             Some(unit) => unit,
             None => return Ok(()),
