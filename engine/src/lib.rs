@@ -10,6 +10,7 @@ pub mod log;
 pub mod os;
 pub mod queue;
 pub mod recover;
+mod rest;
 pub mod retain;
 pub mod segment;
 pub mod store;

@@ -6,7 +6,7 @@ mod common;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
 use common::*;
@@ -240,6 +240,48 @@ impl Watch for Failing {
         }
     }
     fn after(&self, _: &Call, _: &Path) {}
+}
+
+/// Holds the first sync of the log until enough was appended, and counts them.
+struct Slow {
+    appended: Arc<AtomicUsize>,
+    enough: usize,
+    syncs: AtomicUsize,
+}
+impl Watch for Slow {
+    fn before(&self, call: &Call, path: &Path) -> io::Result<()> {
+        if matches!(call, Call::Sync(_)) && path.parent().is_some_and(|p| p.ends_with("commitlog"))
+        {
+            self.syncs.fetch_add(1, Ordering::SeqCst);
+            while self.appended.load(Ordering::SeqCst) < self.enough {
+                std::thread::yield_now();
+            }
+        }
+        Ok(())
+    }
+    fn after(&self, _: &Call, _: &Path) {}
+}
+
+#[test]
+fn threads_that_wait_for_the_disk_share_a_sync() {
+    const THREADS: usize = 16;
+    let dir = tempfile::tempdir().unwrap();
+    let appended = Arc::new(AtomicUsize::new(0));
+    let slow = Arc::new(Slow { appended: appended.clone(), enough: THREADS, syncs: 0.into() });
+    let (store, _) = open_on(config(dir.path()), Fs::watched(slow.clone()));
+    std::thread::scope(|s| {
+        for n in 0..THREADS {
+            let (store, appended) = (&store, &appended);
+            s.spawn(move || {
+                let put = store.append(&message("T", n as i32, b"a")).unwrap();
+                appended.fetch_add(1, Ordering::SeqCst);
+                store.flush_to(&put).unwrap();
+                assert!(store.log().flushed() >= put.end);
+            });
+        }
+    });
+    let syncs = slow.syncs.load(Ordering::SeqCst);
+    assert!((1..=2).contains(&syncs), "{syncs} syncs for {THREADS} threads");
 }
 
 #[test]

@@ -10,6 +10,65 @@
 #include <stdlib.h>
 
 /*
+ Why a call failed. Numbers stay what they are; more may come.
+ */
+typedef enum MqKind {
+  /*
+   None did yet.
+   */
+  MQ_KIND_NONE = 0,
+  /*
+   A topic, group or message that is not there.
+   */
+  MQ_KIND_NOT_FOUND = 1,
+  /*
+   A mistake of the caller's: a NULL, a name, number or message that cannot be.
+   */
+  MQ_KIND_INVALID = 2,
+  /*
+   A topic or group whose permissions say no.
+   */
+  MQ_KIND_DENIED = 3,
+  /*
+   The store was closed.
+   */
+  MQ_KIND_CLOSED = 4,
+  /*
+   Somebody else has the store open.
+   */
+  MQ_KIND_LOCKED = 5,
+  /*
+   There is no disk space. It passes when there is.
+   */
+  MQ_KIND_FULL = 6,
+  /*
+   The disk does not keep up. It passes.
+   */
+  MQ_KIND_BUSY = 7,
+  /*
+   The disk took too long to confirm a message, which is stored.
+   */
+  MQ_KIND_TIMEOUT = 8,
+  /*
+   The operating system refused, or a sync failed: then nothing is written any more before the
+   store is opened anew.
+   */
+  MQ_KIND_IO = 9,
+  /*
+   Files or messages are not what they were.
+   */
+  MQ_KIND_DAMAGED = 10,
+  /*
+   A body that is compressed in a way that is not read here.
+   */
+  MQ_KIND_UNSUPPORTED = 11,
+  /*
+   A mistake of this library's.
+   */
+  MQ_KIND_BUG = 12,
+} MqKind;
+
+/*
  A member of a consumer group. Any number of threads may use it, but none when `mq_unsubscribe`
  frees it. `mq_close` ends their waiting.
  */
@@ -76,6 +135,11 @@ extern "C" {
  Why the last call of this thread that failed did; valid until the next one that does.
  */
 const char *mq_last_error(void);
+
+/*
+ Of what kind that was; `MQ_KIND_NONE` if no call of this thread failed yet.
+ */
+enum MqKind mq_last_kind(void);
 
 /*
  Opens the store in `folder`, which is made if it is not there. With `sync` a message is on the

@@ -3,7 +3,40 @@ from types import TracebackType
 from typing import Optional, Type, Union
 
 class MqError(Exception):
-    """What went wrong, and what to do about it."""
+    """What went wrong, and what to do about it. What is raised is one of those below."""
+
+class NotFound(MqError):
+    """A topic, group or message that is not there."""
+
+class Invalid(MqError):
+    """A mistake of the caller's: a name or message that cannot be, or a delivery that is settled."""
+
+class Denied(MqError):
+    """A topic or group whose permissions say no."""
+
+class Closed(MqError):
+    """The store, or the consumer, was closed."""
+
+class Locked(MqError):
+    """Somebody else has the store open."""
+
+class Full(MqError):
+    """There is no disk space. It passes when there is."""
+
+class Busy(MqError):
+    """The disk does not keep up. It passes."""
+
+class Timeout(MqError):
+    """The disk took too long to confirm a message, which is stored."""
+
+class Io(MqError):
+    """The operating system refused, or a sync failed: then nothing is written any more before the store is opened anew."""
+
+class Damaged(MqError):
+    """Files or messages are not what they were."""
+
+class Unsupported(MqError):
+    """A body that is compressed in a way that is not read here."""
 
 class Sent:
     """Where a message went."""

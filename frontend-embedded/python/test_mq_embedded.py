@@ -6,15 +6,17 @@ import threading
 import time
 import unittest
 
-from mq_embedded import Mq, MqError
+from mq_embedded import Closed, Invalid, Io, Locked, Mq, MqError
 
 
 class Test(unittest.TestCase):
     def test_what_is_sent_is_polled_until_it_is_acknowledged(self):
         with tempfile.TemporaryDirectory() as folder:
             with Mq(folder) as mq:
-                with self.assertRaises(MqError):
-                    Mq(folder)  # in use
+                with self.assertRaises(Locked):
+                    Mq(folder)
+                with self.assertRaises(Io):
+                    Mq("/dev/null/store")
                 sent = mq.send("Jobs", b"resize a.png", tag="resize", keys="7")
                 self.assertEqual((len(sent.id), sent.queue_offset), (32, 0))
                 with mq.consumer("resizers", "Jobs", "resize") as consumer:
@@ -25,12 +27,15 @@ class Test(unittest.TestCase):
             with Mq(folder, sync=True) as mq, mq.consumer("resizers", "Jobs") as consumer:
                 [job] = consumer.poll(timeout=5)
                 job.ack()
-                with self.assertRaises(MqError):
+                with self.assertRaises(Invalid):
                     job.ack()
                 with self.assertRaises(ValueError):
                     consumer.poll(timeout=-1)
-                with self.assertRaises(MqError):
+                with self.assertRaises(Invalid) as refusal:
                     mq.send("no such name!", b"")
+                self.assertIsInstance(refusal.exception, MqError)
+            with self.assertRaises(Closed):
+                mq.send("Jobs", b"")
             with Mq(pathlib.Path(folder)) as mq, mq.consumer("resizers", "Jobs") as consumer:
                 self.assertEqual(consumer.poll(timeout=0), [])
 
@@ -52,7 +57,7 @@ class Test(unittest.TestCase):
             with mq.consumer("g", "T") as consumer:
                 [job] = consumer.poll(timeout=5)
                 job.retry()
-                with self.assertRaises(MqError):
+                with self.assertRaises(Invalid):
                     job.body
                 [job] = consumer.poll(timeout=60)  # 10 s, the delay after the first failure
                 self.assertEqual((job.topic, job.body, job.reconsume_times), ("T", b"\0 \xff", 1))
@@ -66,7 +71,7 @@ class Test(unittest.TestCase):
                 threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
                 consumer.poll(timeout=30)
             threading.Timer(0.1, consumer.close).start()
-            with self.assertRaisesRegex(MqError, "consumer is closed"):
+            with self.assertRaisesRegex(Closed, "consumer is closed"):
                 consumer.poll(timeout=30)
             self.assertLess(time.monotonic() - start, 30)
 

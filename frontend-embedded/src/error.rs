@@ -39,6 +39,9 @@ pub enum Error {
         "the body is compressed with {0}, which this crate does not read; send it uncompressed or with zlib"
     )]
     Compression(&'static str),
+    /// What is stored is not what it says it is.
+    #[error("{0}")]
+    Damaged(String),
     /// The store cannot be served to clients (feature `tcp`).
     #[error("the store cannot be served: {0}")]
     Serve(#[source] std::io::Error),
@@ -50,11 +53,65 @@ pub enum Error {
     Store(#[source] mq_store::Error),
 }
 
+/// Why something is not done, for those who decide by it. An [`Error`] says more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A topic, group or message that is not there.
+    NotFound,
+    /// A mistake of the caller's: a name, number, message or expression that cannot be.
+    Invalid,
+    /// A topic or group whose permissions say no.
+    Denied,
+    /// The store was closed.
+    Closed,
+    /// Somebody else has the store open.
+    Locked,
+    /// There is no disk space. It passes when there is.
+    Full,
+    /// The disk does not keep up. It passes.
+    Busy,
+    /// The disk took too long to confirm a message, which is stored.
+    Timeout,
+    /// The operating system refused, or a sync failed: then nothing is written any more before
+    /// the store is opened anew.
+    Io,
+    /// Files or messages are not what they were.
+    Damaged,
+    /// A form of message that this crate does not read.
+    Unsupported,
+}
+
+impl Error {
+    /// The kind of error.
+    pub fn kind(&self) -> ErrorKind {
+        use mq_store::Error as Store;
+        match self {
+            Error::NoTopic(_) | Error::Refused(Refusal::NoTopic(_) | Refusal::NoGroup(_)) => {
+                ErrorKind::NotFound
+            }
+            Error::Refused(Refusal::Failed(_)) => ErrorKind::NotFound,
+            Error::Refused(Refusal::NoPermission(_)) => ErrorKind::Denied,
+            Error::Invalid(_) | Error::Disagreement { .. } | Error::Filter(_) => ErrorKind::Invalid,
+            Error::Refused(_) | Error::Store(Store::Limit(_)) => ErrorKind::Invalid,
+            Error::Closed | Error::Store(Store::Closed) => ErrorKind::Closed,
+            Error::InUse { .. } | Error::Store(Store::Locked { .. }) => ErrorKind::Locked,
+            Error::Store(Store::DiskFull { .. } | Store::AboveWatermark { .. }) => ErrorKind::Full,
+            Error::Store(Store::Busy(_)) => ErrorKind::Busy,
+            Error::Store(Store::FlushTimeout) => ErrorKind::Timeout,
+            Error::Damaged(_) | Error::Store(Store::Unusable { .. }) => ErrorKind::Damaged,
+            Error::Compression(_) => ErrorKind::Unsupported,
+            Error::Serve(_) | Error::Store(_) => ErrorKind::Io,
+        }
+    }
+}
+
 impl From<mq_store::Error> for Error {
     fn from(e: mq_store::Error) -> Error {
         match e {
             mq_store::Error::Locked { path, holder } => Error::InUse { path, holder },
             mq_store::Error::Closed => Error::Closed,
+            mq_store::Error::Limit(limit) => Error::Invalid(limit.to_string()),
             other => Error::Store(other),
         }
     }

@@ -44,7 +44,7 @@ mod wait;
 pub use admin::{Lag, QueueStats, Statistics, Topic, Verification};
 pub use builder::{Builder, Flush};
 pub use consumer::{Consumer, ConsumerBuilder, Deliveries, Delivery};
-pub use error::{Error, Result};
+pub use error::{Error, ErrorKind, Result};
 pub use message::{Message, MessageView};
 pub use mq::{Mq, Seek};
 pub use mq_store::broker::Refusal;

@@ -169,7 +169,7 @@ impl MessageView {
     /// The body as it was before a client compressed it, which Java's do above 4 KiB.
     ///
     /// # Errors
-    /// [`Error::Compression`] for LZ4 and Zstandard, [`Error::Invalid`] if it does not unpack.
+    /// [`Error::Compression`] for LZ4 and Zstandard, [`Error::Damaged`] if it does not unpack.
     pub fn content(&self) -> Result<Cow<'_, [u8]>> {
         let flags = self.record().sys_flag();
         if flags & sys_flag::COMPRESSED == 0 {
@@ -184,7 +184,7 @@ impl MessageView {
         // What clients may send uncompressed, twice over: nobody fills the memory with zeros.
         let read = flate2::read::ZlibDecoder::new(self.body()).take(64 << 20);
         { read }.read_to_end(&mut content).map_err(|e| {
-            Error::Invalid(format!("the body of {} does not unpack: {e}", self.id()))
+            Error::Damaged(format!("the body of {} does not unpack: {e}", self.id()))
         })?;
         Ok(Cow::Owned(content))
     }

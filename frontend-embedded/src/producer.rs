@@ -214,8 +214,8 @@ fn put_into_batch(body: &mut Vec<u8>, message: &Message<'_>, properties: &str) -
 }
 
 /// Waits until a message is on the disk: block with [`Durable::wait`], or `.await` it under any
-/// runtime. Futures that wait at the same time share one sync; who blocks may
-/// sync by itself.
+/// runtime. All who wait at the same time share one sync: those that came while one was running
+/// share the next.
 ///
 /// ```
 /// # use mq_embedded::{Message, Mq};
@@ -233,11 +233,11 @@ pub struct Durable {
 }
 
 impl Durable {
-    /// Blocks until the message is on the disk.
+    /// Blocks until the message is on the disk. However long that takes, this waits; only the
+    /// future ends after 5 s, with [`FlushTimeout`](mq_store::Error::FlushTimeout).
     ///
     /// # Errors
-    /// [`Error::Store`], with why it never will be there. However long the disk takes, this waits; only
-    /// the future ends after 5 s, with [`FlushTimeout`](mq_store::Error::FlushTimeout).
+    /// [`Error::Store`], with why it never will be there.
     pub fn wait(&self) -> Result<()> {
         Ok(self.mq.broker.store().flush_to(&self.appended)?)
     }

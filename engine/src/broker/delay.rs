@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -52,8 +52,13 @@ pub struct Delay {
     /// Who delivers holds the lock, so that a copy of it and the log's end belong together.
     offsets: Mutex<BTreeMap<i32, i64>>,
     log_end: Option<u64>,
-    file: ConfigFile,
-    /// When the thread that delivers has to look, as far as is known since it last did, ms.
+    pub(super) file: ConfigFile,
+    pub(super) alarm: Arc<Alarm>,
+}
+
+/// Wakes the thread that delivers.
+pub(super) struct Alarm {
+    /// When it has to look, as far as is known since it last did, ms.
     next: Mutex<i64>,
     sooner: Condvar,
 }
@@ -70,8 +75,7 @@ impl Delay {
             offsets: Mutex::new(loaded.offset_table),
             log_end: loaded.log_end,
             file,
-            next: Mutex::new(i64::MAX),
-            sooner: Condvar::new(),
+            alarm: Arc::new(Alarm { next: Mutex::new(i64::MAX), sooner: Condvar::new() }),
         }
     }
 
@@ -86,7 +90,9 @@ impl Delay {
         store.flush()?;
         self.file.save(|| Saved { offset_table, log_end })
     }
+}
 
+impl Alarm {
     /// A delayed message came that is due at `due` (ms).
     pub(super) fn came(&self, due: i64) {
         let mut next = lock(&self.next);
@@ -96,7 +102,7 @@ impl Delay {
         }
     }
 
-    /// Ends [`Delay::wait`].
+    /// Ends [`Alarm::wait`].
     pub(super) fn wake(&self) {
         self.came(i64::MIN);
     }
@@ -111,8 +117,11 @@ impl Delay {
             if left <= 0 {
                 break;
             }
-            // The clock may be set: look again soon.
-            let timeout = Duration::from_millis(left.unsigned_abs().min(1000));
+            // The clock may be set: look again soon. Nobody cares while nothing waits.
+            let timeout = match *next {
+                i64::MAX => Duration::MAX,
+                _ => Duration::from_millis(left.unsigned_abs().min(1000)),
+            };
             let waited = self.sooner.wait_timeout(next, timeout);
             let (guard, waited) = waited.unwrap_or_else(PoisonError::into_inner);
             next = guard;

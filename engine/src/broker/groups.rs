@@ -76,7 +76,7 @@ pub struct Groups {
     table: RwLock<HashMap<Arc<str>, Arc<GroupConfig>>>,
     forbidden: RwLock<Forbidden>,
     version: Mutex<DataVersion>,
-    file: ConfigFile,
+    pub(super) file: ConfigFile,
 }
 
 impl Groups {

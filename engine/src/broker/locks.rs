@@ -48,7 +48,7 @@ type Groups = HashMap<String, HashMap<MessageQueue, Held>>;
 #[derive(Debug)]
 pub struct QueueLocks {
     groups: Mutex<Groups>,
-    file: ConfigFile,
+    pub(super) file: ConfigFile,
 }
 
 impl QueueLocks {

@@ -19,11 +19,12 @@ pub mod transaction;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
-use std::thread::{JoinHandle, Thread};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::recover::SCHEDULE_TOPIC;
+use crate::rest::Rest;
 use crate::store::{MessageStore, OnArrival};
 use delay::Delay;
 use filter::data::Filters;
@@ -31,6 +32,7 @@ use groups::{GroupConfig, Groups};
 use locks::QueueLocks;
 use modes::Modes;
 use offsets::Offsets;
+use persist::ConfigFile;
 use stats::Stats;
 use topics::{TopicConfig, Topics, perm};
 use transaction::{Check, Transactions};
@@ -142,13 +144,22 @@ pub struct Broker {
     delay: Delay,
     transactions: Transactions,
     stats: Stats,
-    /// When offsets and delays are saved next, ms.
-    due: Mutex<(i64, i64)>,
+    due: Mutex<Due>,
+    saver: Arc<Rest>,
     on_topics_changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
     on_check: OnceLock<Box<dyn Fn(Check) + Send + Sync>>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
     running: AtomicBool,
     stopping: AtomicBool,
+}
+
+#[derive(Default)]
+struct Due {
+    /// When offsets and delays are saved next, ms.
+    offsets: i64,
+    delays: i64,
+    /// Where the log ended when offsets were saved last.
+    saved_at: u64,
 }
 
 impl std::fmt::Debug for Broker {
@@ -177,7 +188,8 @@ impl Broker {
             transactions: Transactions::default(),
             locks: QueueLocks::open(&fs, &root, &mut notes),
             stats: Stats::new(store.clock().now_ms()),
-            due: Mutex::new((0, 0)),
+            due: Mutex::default(),
+            saver: Arc::default(),
             on_topics_changed: OnceLock::new(),
             on_check: OnceLock::new(),
             threads: Mutex::new(Vec::new()),
@@ -186,6 +198,7 @@ impl Broker {
             store,
             config: RwLock::new(Arc::new(config)),
         });
+        broker.files().into_iter().for_each(|file| file.saved_by(&broker.saver));
         broker.make_system_topics();
         broker.make_lost_topics(&mut notes);
         broker.move_lost_offsets(&mut notes);
@@ -198,7 +211,7 @@ impl Broker {
             if arrival.topic == SCHEDULE_TOPIC
                 && let Some(broker) = weak.upgrade()
             {
-                broker.delay.came(arrival.tags_code);
+                broker.delay.alarm.came(arrival.tags_code);
             }
             on_arrival(arrival);
         }));
@@ -332,6 +345,18 @@ impl Broker {
 
     // ---- background ----
 
+    /// What [`Broker::save_step`] saves.
+    fn files(&self) -> [&ConfigFile; 6] {
+        [
+            &self.topics.file,
+            &self.groups.file,
+            &self.filters.file,
+            &self.locks.file,
+            &self.offsets.file,
+            &self.delay.file,
+        ]
+    }
+
     /// Saves what is due: topics and groups at once, offsets and delays at their intervals.
     pub fn save_step(&self) -> Result<()> {
         let now = self.now_ms();
@@ -342,13 +367,14 @@ impl Broker {
         self.locks.save()?;
         self.stats.step(now);
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
-        if now >= due.0 {
-            due.0 = now + self.config().save_offsets_ms;
+        if now >= due.offsets {
+            due.offsets = now + self.config().save_offsets_ms;
+            due.saved_at = self.store.log().end();
             let settled = self.commit_transaction_offsets();
             self.offsets.save().and(settled)?;
         }
-        if now >= due.1 {
-            due.1 = now + self.config().save_delays_ms;
+        if now >= due.delays {
+            due.delays = now + self.config().save_delays_ms;
             self.delay.save(&self.store)?;
         }
         Ok(())
@@ -361,64 +387,103 @@ impl Broker {
             return Ok(());
         }
         self.store.run_background()?;
-        self.spawn("mq-delay", |broker| {
-            let wait = match broker.deliver_step() {
-                Ok(next) => next,
-                Err(e) => {
-                    tracing::error!("delayed messages cannot be delivered yet: {e}");
-                    Some(broker.now_ms() + 1000)
-                }
-            };
-            broker.delay.wait(wait, || broker.now_ms());
-        })?;
-        self.spawn("mq-transactions", |broker| {
+        let (alarm, clock) = (self.delay.alarm.clone(), self.store.clock().clone());
+        let deliver = |broker: &Broker| match broker.deliver_step() {
+            Ok(next) => next,
+            Err(e) => {
+                tracing::error!("delayed messages cannot be delivered yet: {e}");
+                Some(broker.now_ms() + 1000)
+            }
+        };
+        self.spawn("mq-delay", deliver, move |until| alarm.wait(until, || clock.now_ms()))?;
+        let check = |broker: &Broker| {
             if let Err(e) = broker.check_due_step() {
                 tracing::error!("half messages cannot be checked yet: {e}");
             }
-            let interval = broker.config().transaction_check_interval_ms.clamp(1, 1000);
-            std::thread::park_timeout(Duration::from_millis(interval.unsigned_abs()));
-        })?;
-        self.spawn("mq-save", |broker| {
+            broker.pause_of_checks()
+        };
+        self.spawn("mq-transactions", check, std::thread::park_timeout)?;
+        let save = |broker: &Broker| {
             if let Err(e) = broker.save_step() {
                 tracing::error!("settings cannot be saved yet: {e}");
             }
-            std::thread::park_timeout(Duration::from_secs(1));
-        })
+            broker.pause_of_saving()
+        };
+        self.spawn("mq-save", save, std::thread::park_timeout)
     }
 
-    fn spawn(self: &Arc<Self>, name: &str, step: impl Fn(&Broker) + Send + 'static) -> Result<()> {
+    /// A second, as long as there is something to save; else till the next samples of the
+    /// statistics, unless something comes.
+    fn pause_of_saving(&self) -> Duration {
+        let is_saved = || self.files().into_iter().all(|file| !file.is_touched());
+        let saved_at = self.due.lock().unwrap_or_else(PoisonError::into_inner).saved_at;
+        if saved_at == self.store.log().end() && is_saved() {
+            self.saver.lie_down();
+            if is_saved() {
+                return Duration::from_millis(stats::SAMPLE_MS.unsigned_abs());
+            }
+        }
+        Duration::from_secs(1)
+    }
+
+    /// A thread that does a step and sleeps. While it sleeps it keeps no broker from being
+    /// dropped.
+    fn spawn<T>(
+        self: &Arc<Self>,
+        name: &'static str,
+        step: impl Fn(&Broker) -> T + Send + 'static,
+        sleep: impl Fn(T) + Send + 'static,
+    ) -> Result<()> {
         let broker = Arc::downgrade(self);
         let run = move || {
             while let Some(broker) = broker.upgrade() {
                 if broker.stopping.load(Ordering::Acquire) {
                     break;
                 }
-                step(&broker);
+                let pause = step(&broker);
+                drop(broker);
+                sleep(pause);
             }
         };
         let thread = std::thread::Builder::new()
             .name(name.into())
             .spawn(run)
             .map_err(Error::io("start a thread for", &self.store.config().root))?;
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push((name, thread));
         Ok(())
     }
 
-    /// Stops the background, saves everything and closes the store.
-    pub fn close(&self) -> Result<()> {
+    fn wake(&self, name: &str) {
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.iter().filter(|(n, _)| *n == name).for_each(|(_, thread)| thread.thread().unpark());
+    }
+
+    fn stop_background(&self) {
         self.stopping.store(true, Ordering::Release);
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        for thread in threads {
-            Thread::unpark(thread.thread());
-            self.delay.wake();
+        self.delay.alarm.wake();
+        for (_, thread) in threads {
+            thread.thread().unpark();
+            // The thread itself may be the one that stops.
             if thread.thread().id() != std::thread::current().id() {
                 let _ = thread.join();
             }
         }
-        *self.due.lock().unwrap_or_else(PoisonError::into_inner) = (0, 0);
+    }
+
+    /// Stops the background, saves everything and closes the store.
+    pub fn close(&self) -> Result<()> {
+        self.stop_background();
+        *self.due.lock().unwrap_or_else(PoisonError::into_inner) = Due::default();
         let saved = self.save_step();
         self.store.close()?;
         saved
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.stop_background();
     }
 }

@@ -24,7 +24,7 @@ pub struct OffsetTable {
 /// The offsets of all groups.
 pub struct Offsets {
     table: RwLock<HashMap<String, QueueOffsets>>,
-    file: ConfigFile,
+    pub(super) file: ConfigFile,
 }
 
 fn key(topic: &str, group: &str) -> String {

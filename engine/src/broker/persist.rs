@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,6 +14,7 @@ use serde_json::ser::{PrettyFormatter, Serializer};
 use crate::codec::lenient_json;
 use crate::error::Result;
 use crate::os::fs::Fs;
+use crate::rest::Rest;
 
 /// One file.
 #[derive(Debug)]
@@ -22,6 +23,7 @@ pub struct ConfigFile {
     path: PathBuf,
     dirty: AtomicBool,
     writing: Mutex<()>,
+    saver: OnceLock<Arc<Rest>>,
 }
 
 impl ConfigFile {
@@ -32,7 +34,13 @@ impl ConfigFile {
 
     /// A file anywhere.
     pub fn at(fs: &Fs, path: PathBuf) -> ConfigFile {
-        ConfigFile { fs: fs.clone(), path, dirty: AtomicBool::new(false), writing: Mutex::new(()) }
+        ConfigFile {
+            fs: fs.clone(),
+            path,
+            dirty: AtomicBool::new(false),
+            writing: Mutex::new(()),
+            saver: OnceLock::new(),
+        }
     }
 
     fn beside(&self, ending: &str) -> PathBuf {
@@ -66,14 +74,22 @@ impl ConfigFile {
         T::default()
     }
 
+    /// Has the thread that saves, which may rest there, woken when there is something to save.
+    pub(super) fn saved_by(&self, saver: &Arc<Rest>) {
+        let _ = self.saver.set(saver.clone());
+    }
+
     /// Notes that there is something to save.
     pub fn touch(&self) {
-        self.dirty.store(true, Ordering::Release);
+        self.dirty.store(true, Ordering::SeqCst);
+        if let Some(saver) = self.saver.get() {
+            saver.stir();
+        }
     }
 
     /// Whether there is something to save.
     pub fn is_touched(&self) -> bool {
-        self.dirty.load(Ordering::Acquire)
+        self.dirty.load(Ordering::SeqCst)
     }
 
     /// Saves what `content` gives, if there is something to save.

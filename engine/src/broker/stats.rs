@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
-const SAMPLE_MS: i64 = 10_000;
+pub(super) const SAMPLE_MS: i64 = 10_000;
 /// Every so many samples one is kept for the hour, and for the day.
 const TEN_MINUTES: u64 = 60;
 const HOUR: u64 = 360;

@@ -109,7 +109,7 @@ pub struct TopicTable {
 pub struct Topics {
     table: RwLock<HashMap<Arc<str>, Arc<TopicConfig>, RandomState>>,
     version: Mutex<DataVersion>,
-    file: ConfigFile,
+    pub(super) file: ConfigFile,
 }
 
 impl Topics {

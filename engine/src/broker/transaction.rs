@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::names::{CHECK_MAX_TIME_TOPIC, HALF_TOPIC, OP_TOPIC, TRANS_GROUP};
 use super::stats::Kind;
@@ -110,6 +111,9 @@ struct State {
     /// Behind the last op of each few, and the highest half that they name.
     ops: VecDeque<(u64, u64)>,
     checked_ms: i64,
+    /// The thread that checks sleeps until a half comes, and `next_half` when it last looked.
+    checker_rests: bool,
+    checker_saw: u64,
 }
 
 impl State {
@@ -215,6 +219,9 @@ impl Broker {
             self.append(Kind::Transaction, &[Message { topic: HALF_TOPIC, queue_id: 0, ..half }])?;
         let at = appended.queue_offset;
         state.came(at, appended.physical_offset, origin.unwrap_or(at));
+        if std::mem::take(&mut state.checker_rests) {
+            self.wake("mq-transactions");
+        }
         Ok(appended)
     }
 
@@ -350,6 +357,19 @@ impl Broker {
                 ask(check);
             }
         })
+    }
+
+    /// How long the thread that checks may sleep: while none is open, until one comes.
+    pub(super) fn pause_of_checks(&self) -> Duration {
+        let mut state = self.transactions.lock();
+        let next = state.next_half;
+        let nothing_came = std::mem::replace(&mut state.checker_saw, next) == next;
+        if state.open.is_empty() && nothing_came {
+            state.checker_rests = true;
+            return Duration::MAX;
+        }
+        let interval = self.config().transaction_check_interval_ms.clamp(1, 1000);
+        Duration::from_millis(interval.unsigned_abs())
     }
 
     /// Looks at every half that is open by now: puts back what its producer has to be asked of,

@@ -66,6 +66,8 @@ pub struct CommitLog {
     /// Behind the last record that readers may see.
     end: AtomicU64,
     flushed: AtomicU64,
+    /// Who forces the log to the disk.
+    flushing: Mutex<()>,
     poison: OnceLock<String>,
     store_host: SocketAddr,
     populated: Mutex<u64>,
@@ -120,6 +122,7 @@ impl CommitLog {
             append_timeout,
             end: AtomicU64::new(end),
             flushed: AtomicU64::new(end),
+            flushing: Mutex::new(()),
             poison: OnceLock::new(),
             store_host,
             populated: Mutex::new(0),
@@ -140,6 +143,12 @@ impl CommitLog {
     /// Position behind the last record.
     pub fn end(&self) -> u64 {
         self.end.load(Ordering::Acquire)
+    }
+    /// The same while no append is under way: who appends afterwards sees what the caller did
+    /// before.
+    pub fn end_at_rest(&self) -> u64 {
+        let _tail = self.tail.lock();
+        self.end()
     }
     /// Everything below is on the disk.
     pub fn flushed(&self) -> u64 {
@@ -276,19 +285,31 @@ impl CommitLog {
 
     /// Forces what was written to the disk. A failure poisons the log: what the disk holds is
     /// not known then, and the page cache may have dropped what it could not write.
-    pub fn flush(&self) -> Result<u64> {
+    pub fn flush(&self) -> Result<()> {
+        match self.poison() {
+            Some(reason) => Err(Error::Poisoned(reason.to_owned())),
+            None => self.flush_to(self.end()),
+        }
+    }
+
+    /// Forces what was written below `end` to the disk, and what else is there by then. One sync
+    /// runs at a time; it serves all who came before it began.
+    pub fn flush_to(&self, end: u64) -> Result<()> {
+        let _flushing = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = self.flushed();
+        if from >= end {
+            return Ok(());
+        }
         if let Some(reason) = self.poison() {
             return Err(Error::Poisoned(reason.to_owned()));
         }
-        let (from, end) = (self.flushed(), self.end());
-        if from < end {
-            self.chain.sync(from, end).map_err(|e| {
-                let reason = self.poison.get_or_init(|| e.to_string());
-                Error::Poisoned(reason.clone())
-            })?;
-            self.flushed.fetch_max(end, Ordering::AcqRel);
-        }
-        Ok(end)
+        let to = self.end();
+        self.chain.sync(from, to).map_err(|e| {
+            let reason = self.poison.get_or_init(|| e.to_string());
+            Error::Poisoned(reason.clone())
+        })?;
+        self.flushed.store(to, Ordering::Release);
+        Ok(())
     }
 
     /// Ends appending: later ones are refused with [`Error::Closed`].

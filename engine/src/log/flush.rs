@@ -1,7 +1,7 @@
 //! When the log is forced to the disk, and who waits for it.
 
-use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread::Thread;
 
 use super::commit_log::CommitLog;
 use crate::error::{Error, Result};
@@ -41,7 +41,7 @@ struct Waiting {
 #[derive(Default)]
 pub struct FlushQueue {
     waiting: Mutex<Vec<Waiting>>,
-    came: Condvar,
+    flusher: OnceLock<Thread>,
     answerer: OnceLock<Answerer>,
 }
 
@@ -70,7 +70,9 @@ impl FlushQueue {
             return then(Ok(()));
         }
         self.lock().push(Waiting { end, deadline_ms, then });
-        self.came.notify_one();
+        if let Some(flusher) = self.flusher.get() {
+            flusher.unpark();
+        }
         // The flush in between, or the failure, may have missed us.
         if log.flushed() >= end || log.poison().is_some() {
             self.complete(log);
@@ -123,17 +125,8 @@ impl FlushQueue {
         !self.lock().is_empty()
     }
 
-    /// Blocks until somebody waits or `timeout` is over.
-    pub fn wait(&self, timeout: Duration) {
-        let waiting = self.lock();
-        if waiting.is_empty() {
-            drop(self.came.wait_timeout(waiting, timeout));
-        }
-    }
-
-    /// Wakes a thread in [`FlushQueue::wait`].
-    pub fn wake(&self) {
-        let _waiting = self.lock();
-        self.came.notify_all();
+    /// Has the thread that calls unparked whenever somebody comes to wait. Only the first counts.
+    pub fn served_by_this_thread(&self) {
+        self.flusher.get_or_init(std::thread::current);
     }
 }

@@ -24,6 +24,7 @@ use crate::os::lock::StoreLock;
 use crate::queue::consume_queue::ConsumeQueue;
 use crate::queue::table::{QueueTable, is_folder_name};
 use crate::recover::{self, DeletedTopics, RecoveryReport};
+use crate::rest::Rest;
 use crate::retain::Retain;
 
 pub use read::{Arrival, Look, OnArrival, QueryResult, Read, ReadLimits, ReadStatus};
@@ -54,15 +55,17 @@ pub struct MessageStore {
     deleted_to: AtomicU64,
     /// When the parts of upkeep are due, ms.
     due: Mutex<Due>,
-    /// When a checkpoint is due, ms, and where the log ended at the last one.
+    /// When a checkpoint is due, ms, what the last one covers, and whether that does not hold.
     checkpoint_due: AtomicI64,
     checkpoint_at: AtomicU64,
+    checkpoint_owed: AtomicBool,
     flushed_at: AtomicI64,
     /// When it was last told that dispatch does not get on, ms.
     told_at: AtomicI64,
     /// The append position at which the upkeep thread is woken.
     wake_upkeep_at: AtomicU64,
     threads: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
+    rest: Arc<Rest>,
     stopping: Arc<AtomicBool>,
     closed: AtomicBool,
     damaged_reads: AtomicU64,
@@ -171,9 +174,11 @@ impl MessageStore {
                 now
             }),
             checkpoint_at: AtomicU64::new(log.end()),
+            checkpoint_owed: AtomicBool::new(!report.fast),
             flushed_at: AtomicI64::new(now),
             told_at: AtomicI64::new(i64::MIN / 2),
             threads: Mutex::new(Vec::new()),
+            rest: Arc::default(),
             stopping: Arc::new(AtomicBool::new(false)),
             closed: AtomicBool::new(false),
             damaged_reads: AtomicU64::new(0),
@@ -286,6 +291,7 @@ impl MessageStore {
         if appended.end >= self.wake_upkeep_at.load(Ordering::Relaxed) {
             self.wake("upkeep");
         }
+        self.rest.stir();
         Ok(appended)
     }
 
@@ -334,7 +340,6 @@ impl MessageStore {
     pub fn when_flushed(&self, appended: &Appended, then: OnDurable) {
         let deadline = self.clock.now_ms() + self.config.sync_flush_timeout_ms;
         self.flush_queue.when_durable(&self.log, appended.end, deadline, then);
-        self.wake("flush");
     }
 
     /// Has those who wait for the disk told elsewhere than in the flushing thread, a group at a
@@ -343,12 +348,10 @@ impl MessageStore {
         self.flush_queue.answer_by(answerer);
     }
 
-    /// Blocks until what was appended is on the disk, whatever the flush policy.
+    /// Blocks until what was appended is on the disk, whatever the flush policy. All who wait
+    /// share one sync, and the one who does it works for them.
     pub fn flush_to(&self, appended: &Appended) -> Result<()> {
-        if self.log.flushed() < appended.end {
-            self.flush()?;
-        }
-        Ok(())
+        self.flush_log(appended.end)
     }
 }
 

@@ -12,6 +12,7 @@ use crate::log::commit_log::CommitLog;
 use crate::log::flush::FlushPolicy;
 use crate::log::scan::{self, Checks, Step};
 use crate::recover;
+use crate::rest::Pause;
 use crate::retain::Now;
 use crate::summary::{self, Summary};
 
@@ -28,12 +29,16 @@ const INDEX_STRETCH: u64 = 4 << 20;
 impl MessageStore {
     /// Forces everything to the disk: log first, then what it is dispatched to.
     pub fn flush(&self) -> Result<()> {
-        let flushed = self.log.flush();
+        self.flush_log(self.log.end())
+    }
+
+    pub(super) fn flush_log(&self, end: u64) -> Result<()> {
+        let flushed = if self.log.flushed() < end { self.log.flush_to(end) } else { Ok(()) };
         if flushed.is_ok() && self.config.flush == FlushPolicy::Sync {
             self.dispatch();
         }
         self.flush_queue.complete(&self.log);
-        flushed.map(drop)
+        flushed
     }
 
     /// Flushes the log if the policy wants it now.
@@ -169,14 +174,30 @@ impl MessageStore {
 
     /// Writes a checkpoint if time or the log has gone on far enough.
     pub fn checkpoint_step(&self) -> Result<()> {
-        let (now, end) = (self.clock.now_ms(), self.log.end());
+        let (now, end) = (self.clock.now_ms(), self.dispatcher.position());
         let grown = end - self.checkpoint_at.load(Ordering::Relaxed) >= CHECKPOINT_BYTES;
-        if grown || now >= self.checkpoint_due.load(Ordering::Relaxed) {
+        let due = now >= self.checkpoint_due.load(Ordering::Relaxed);
+        if grown || due && !self.is_checkpoint_new() {
             self.checkpoint_due.store(now + CHECKPOINT_MS, Ordering::Relaxed);
             self.checkpoint_at.store(end, Ordering::Relaxed);
-            self.write_checkpoint()?;
+            self.checkpoint_owed.store(false, Ordering::Relaxed);
+            let written = self.write_checkpoint();
+            return written.inspect_err(|_| self.checkpoint_owed.store(true, Ordering::Relaxed));
         }
         Ok(())
+    }
+
+    /// Whether the last checkpoint says all there is to say.
+    fn is_checkpoint_new(&self) -> bool {
+        self.checkpoint_at.load(Ordering::Relaxed) == self.dispatcher.position()
+            && !self.checkpoint_owed.load(Ordering::Relaxed)
+    }
+
+    /// Has a checkpoint written soon: the last one does not hold any more.
+    fn owe_checkpoint(&self) {
+        self.checkpoint_owed.store(true, Ordering::Relaxed);
+        self.checkpoint_due.store(0, Ordering::Relaxed);
+        self.wake("checkpoint");
     }
 
     /// Forces log and queues to the disk, and writes down how far they go.
@@ -253,6 +274,7 @@ impl MessageStore {
                 }
             }
             self.follow_log()?;
+            self.owe_checkpoint();
         }
         Ok(())
     }
@@ -286,9 +308,9 @@ impl MessageStore {
         deleted.insert(topic.to_owned(), end);
         recover::write_deleted(&self.fs, root, &deleted)?;
         self.deleted_to.fetch_max(end, Ordering::AcqRel);
-        // The last one does not hold any more.
-        self.checkpoint_due.store(0, Ordering::Relaxed);
-        self.queues.remove_topic(topic)
+        let removed = self.queues.remove_topic(topic);
+        self.owe_checkpoint();
+        removed
     }
 
     /// Wakes a thread; false if it does not run.
@@ -298,50 +320,62 @@ impl MessageStore {
         thread.inspect(|(_, thread)| thread.thread().unpark()).is_some()
     }
 
+    /// Whether all that was appended up to `end` is where it belongs, so that nothing is to be
+    /// done before more comes.
+    fn is_quiet(&self, end: u64) -> bool {
+        self.log.flushed() >= end
+            && self.dispatcher.position() >= end
+            && (!self.config.index || self.indexed.load(Ordering::Acquire) >= end)
+            && self.flush_queue.is_empty()
+            && !self.refuses_writes()
+    }
+
     /// Starts the threads that flush, index and keep the store up. They end with
-    /// [`MessageStore::close`].
+    /// [`MessageStore::close`], and sleep while nothing is appended.
     pub fn run_background(self: &Arc<Self>) -> Result<()> {
-        let flush = |store: &MessageStore| {
-            let wait = match store.config.flush {
-                FlushPolicy::Async { interval_ms, .. } => interval_ms.max(1).unsigned_abs(),
-                FlushPolicy::Sync => 500,
-            };
+        let ms = |ms: i64| Duration::from_millis(ms.max(0).unsigned_abs());
+        let interval = match self.config.flush {
+            FlushPolicy::Async { interval_ms, .. } => ms(interval_ms.max(1)),
+            FlushPolicy::Sync => ms(500),
+        };
+        let flush = move |store: &MessageStore| {
+            store.flush_queue.served_by_this_thread();
             if let Err(e) = store.flush_step() {
                 tracing::error!("{e}");
             }
-            match store.config.flush {
-                FlushPolicy::Sync => store.flush_queue.wait(Duration::from_millis(wait)),
-                FlushPolicy::Async { .. } => {
-                    std::thread::park_timeout(Duration::from_millis(wait));
-                }
-            }
+            Pause::until_woken(interval)
         };
-        let index = |store: &MessageStore| match store.index_step() {
-            Ok(true) => {}
-            Ok(false) => {
-                let checked = store.check_index_step().unwrap_or_else(|e| {
-                    tracing::error!("a damaged index file cannot be removed: {e}");
-                    false
-                });
+        let index = move |store: &MessageStore| match store.index_step() {
+            Ok(true) => Pause::always(Duration::ZERO),
+            Ok(false) => match store.check_index_step() {
                 // Nobody waits for it: one file a second.
-                std::thread::park_timeout(Duration::from_millis(if checked { 1000 } else { 100 }));
-            }
+                Ok(true) => Pause::always(ms(1000)),
+                Ok(false) => Pause::until_woken(ms(100)),
+                Err(e) => {
+                    tracing::error!("a damaged index file cannot be removed: {e}");
+                    Pause::always(ms(100))
+                }
+            },
             Err(e) => {
                 tracing::error!("keys cannot be indexed yet: {e}");
-                std::thread::park_timeout(Duration::from_secs(1));
+                Pause::always(ms(1000))
             }
         };
-        let upkeep = |store: &MessageStore| {
+        let upkeep = move |store: &MessageStore| {
             if let Err(e) = store.upkeep_step() {
                 tracing::error!("{e}");
             }
-            std::thread::park_timeout(Duration::from_millis(200));
+            Pause { busy: ms(200), idle: Some(ms(RETAIN_MS)) }
         };
-        let checkpoint = |store: &MessageStore| {
+        let checkpoint = move |store: &MessageStore| {
             if let Err(e) = store.checkpoint_step() {
                 tracing::error!("{e}");
             }
-            std::thread::park_timeout(Duration::from_millis(500));
+            if store.is_checkpoint_new() {
+                return Pause::until_woken(ms(500));
+            }
+            let due = store.checkpoint_due.load(Ordering::Relaxed) - store.clock.now_ms();
+            Pause { busy: ms(500), idle: Some(ms(due.clamp(500, CHECKPOINT_MS))) }
         };
         self.spawn("flush", flush)?;
         self.spawn("checkpoint", checkpoint)?;
@@ -352,14 +386,32 @@ impl MessageStore {
     fn spawn(
         self: &Arc<Self>,
         name: &'static str,
-        step: impl Fn(&MessageStore) + Send + 'static,
+        step: impl Fn(&MessageStore) -> Pause + Send + 'static,
     ) -> Result<()> {
-        let (store, stopping) = (Arc::downgrade(self), self.stopping.clone());
+        let (store, stopping, rest) =
+            (Arc::downgrade(self), self.stopping.clone(), self.rest.clone());
         let run = move || {
+            let mut seen = None;
             while !stopping.load(Ordering::Acquire) {
-                match store.upgrade() {
-                    Some(store) => step(&store),
-                    None => break,
+                let Some(store) = store.upgrade() else { break };
+                let pause = step(&store);
+                let end = store.log.end();
+                let mut timeout = pause.busy;
+                // Only after a whole pause in which nothing came: who appends all the time has
+                // nobody to wake.
+                if let Some(idle) = pause.idle
+                    && seen.replace(end) == Some(end)
+                    && store.is_quiet(end)
+                {
+                    rest.lie_down();
+                    if store.log.end_at_rest() == end {
+                        timeout = idle;
+                    }
+                }
+                // Who sleeps keeps no store open.
+                drop(store);
+                if !timeout.is_zero() {
+                    std::thread::park_timeout(timeout);
                 }
             }
         };
@@ -390,7 +442,6 @@ impl MessageStore {
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for (_, thread) in threads {
             thread.thread().unpark();
-            self.flush_queue.wake();
             // The thread itself may be the one that closes.
             if thread.thread().id() != std::thread::current().id() {
                 let _ = thread.join();

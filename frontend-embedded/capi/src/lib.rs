@@ -1,7 +1,7 @@
 //! `mq-embedded` for C and whatever calls C. The header is `mq_embedded.h`, made from this file.
 //!
 //! Handles are made and freed here. A call that fails says so by its result and leaves the reason in
-//! `mq_last_error`. Texts that go in end with a zero and are UTF-8; those that come out have a length.
+//! `mq_last_error`, its kind in `mq_last_kind`. Texts that go in end with a zero and are UTF-8; those that come out have a length.
 #![allow(unsafe_code, reason = "C hands over bare pointers; each function says what it takes")]
 
 use std::borrow::Cow;
@@ -10,7 +10,7 @@ use std::ffi::{CStr, CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use mq_embedded::{Consumer, Delivery, Flush, Message, Mq};
+use mq_embedded::{Consumer, Delivery, Error, ErrorKind, Flush, Message, Mq};
 
 /// An open store. Any number of threads may use it, but none when `mq_close` frees it; consumers
 /// and deliveries are still to be freed after that, each by its own function.
@@ -72,46 +72,102 @@ pub struct MqView {
     pub id: [c_char; 64],
 }
 
+/// Why a call failed. Numbers stay what they are; more may come.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub enum MqKind {
+    /// None did yet.
+    None = 0,
+    /// A topic, group or message that is not there.
+    NotFound = 1,
+    /// A mistake of the caller's: a NULL, a name, number or message that cannot be.
+    Invalid = 2,
+    /// A topic or group whose permissions say no.
+    Denied = 3,
+    /// The store was closed.
+    Closed = 4,
+    /// Somebody else has the store open.
+    Locked = 5,
+    /// There is no disk space. It passes when there is.
+    Full = 6,
+    /// The disk does not keep up. It passes.
+    Busy = 7,
+    /// The disk took too long to confirm a message, which is stored.
+    Timeout = 8,
+    /// The operating system refused, or a sync failed: then nothing is written any more before the
+    /// store is opened anew.
+    Io = 9,
+    /// Files or messages are not what they were.
+    Damaged = 10,
+    /// A body that is compressed in a way that is not read here.
+    Unsupported = 11,
+    /// A mistake of this library's.
+    Bug = 12,
+}
+
+/// What went wrong.
+struct Failure(MqKind, String);
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Failure {
+        let kind = match e.kind() {
+            ErrorKind::NotFound => MqKind::NotFound,
+            ErrorKind::Invalid => MqKind::Invalid,
+            ErrorKind::Denied => MqKind::Denied,
+            ErrorKind::Closed => MqKind::Closed,
+            ErrorKind::Locked => MqKind::Locked,
+            ErrorKind::Full => MqKind::Full,
+            ErrorKind::Busy => MqKind::Busy,
+            ErrorKind::Timeout => MqKind::Timeout,
+            ErrorKind::Damaged => MqKind::Damaged,
+            ErrorKind::Unsupported => MqKind::Unsupported,
+            _ => MqKind::Io,
+        };
+        Failure(kind, e.to_string())
+    }
+}
+
+fn invalid(text: impl Into<String>) -> Failure {
+    Failure(MqKind::Invalid, text.into())
+}
+
 thread_local! {
-    static LAST: RefCell<CString> = RefCell::default();
+    static LAST: RefCell<(MqKind, CString)> = RefCell::new((MqKind::None, CString::default()));
 }
 
 /// Runs `work`; what goes wrong is kept for `mq_last_error`, and `failed` is given back.
-fn guarded<T>(failed: T, work: impl FnOnce() -> Result<T, String>) -> T {
+fn guarded<T>(failed: T, work: impl FnOnce() -> Result<T, Failure>) -> T {
     let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        Err("the store panicked: a bug, please report it with what was called".into())
+        let text = "the store panicked: a bug, please report it with what was called";
+        Err(Failure(MqKind::Bug, text.into()))
     });
-    outcome.unwrap_or_else(|error| {
-        let text = CString::new(error.replace('\0', " ")).unwrap_or_default();
-        LAST.with(|last| *last.borrow_mut() = text);
+    outcome.unwrap_or_else(|Failure(kind, text)| {
+        let text = CString::new(text.replace('\0', " ")).unwrap_or_default();
+        LAST.with(|last| *last.borrow_mut() = (kind, text));
         failed
     })
 }
 
-fn say(e: impl std::fmt::Display) -> String {
-    e.to_string()
-}
-
 /// SAFETY: `text` is NULL or a text that ends with a zero and lives through the call.
-unsafe fn optional<'a>(text: *const c_char, what: &str) -> Result<Option<&'a str>, String> {
+unsafe fn optional<'a>(text: *const c_char, what: &str) -> Result<Option<&'a str>, Failure> {
     if text.is_null() {
         return Ok(None);
     }
     // SAFETY: as the caller promises.
     let text = unsafe { CStr::from_ptr(text) };
-    text.to_str().map(Some).map_err(|_| format!("{what} is not UTF-8"))
+    text.to_str().map(Some).map_err(|_| invalid(format!("{what} is not UTF-8")))
 }
 
 /// SAFETY: as of [`optional`].
-unsafe fn required<'a>(text: *const c_char, what: &str) -> Result<&'a str, String> {
+unsafe fn required<'a>(text: *const c_char, what: &str) -> Result<&'a str, Failure> {
     // SAFETY: as the caller promises.
-    unsafe { optional(text, what) }?.ok_or_else(|| format!("{what} is NULL"))
+    unsafe { optional(text, what) }?.ok_or_else(|| invalid(format!("{what} is NULL")))
 }
 
 /// SAFETY: NULL, or a handle that this library made and that was not freed.
-unsafe fn handle<'a, T>(handle: *const T) -> Result<&'a T, String> {
+unsafe fn handle<'a, T>(handle: *const T) -> Result<&'a T, Failure> {
     // SAFETY: as the caller promises.
-    unsafe { handle.as_ref() }.ok_or_else(|| "the handle is NULL".into())
+    unsafe { handle.as_ref() }.ok_or_else(|| invalid("the handle is NULL"))
 }
 
 fn bytes(bytes: Option<&[u8]>) -> MqBytes {
@@ -131,7 +187,13 @@ fn id(text: &str) -> [c_char; 64] {
 /// Why the last call of this thread that failed did; valid until the next one that does.
 #[unsafe(no_mangle)]
 pub extern "C" fn mq_last_error() -> *const c_char {
-    LAST.with(|last| last.borrow().as_ptr())
+    LAST.with(|last| last.borrow().1.as_ptr())
+}
+
+/// Of what kind that was; `MQ_KIND_NONE` if no call of this thread failed yet.
+#[unsafe(no_mangle)]
+pub extern "C" fn mq_last_kind() -> MqKind {
+    LAST.with(|last| last.borrow().0)
 }
 
 /// Opens the store in `folder`, which is made if it is not there. With `sync` a message is on the
@@ -146,7 +208,7 @@ pub unsafe extern "C" fn mq_open(folder: *const c_char, sync: bool) -> *mut MqSt
         let folder = unsafe { required(folder, "folder") }?;
         let builder = Mq::builder();
         let builder = if sync { builder.flush(Flush::Sync) } else { builder };
-        Ok(Box::into_raw(Box::new(MqStore(builder.open(folder).map_err(say)?))))
+        Ok(Box::into_raw(Box::new(MqStore(builder.open(folder)?))))
     })
 }
 
@@ -162,7 +224,8 @@ pub unsafe extern "C" fn mq_close(store: *mut MqStore) -> i32 {
         }
         // SAFETY: it was made by `Box::into_raw` in `mq_open`.
         let store = unsafe { Box::from_raw(store) };
-        store.0.close().map_err(say).map(|()| 0)
+        store.0.close()?;
+        Ok(0)
     })
 }
 
@@ -185,14 +248,14 @@ pub unsafe extern "C" fn mq_send(
         };
         let body: &[u8] = match (m.body.data.is_null(), m.body.len) {
             (_, 0) => &[],
-            (true, _) => return Err("the body is NULL and has a length".into()),
+            (true, _) => return Err(invalid("the body is NULL and has a length")),
             // SAFETY: as the caller promises.
             (false, len) => unsafe { std::slice::from_raw_parts(m.body.data, len) },
         };
         let mut message = Message::new(topic, body);
         message = tag.into_iter().fold(message, |m, tag| m.tag(tag));
         message = keys.into_iter().fold(message, |m, keys| m.key(keys));
-        let done = store.0.producer().send(&message).map_err(say)?;
+        let done = store.0.producer().send(&message)?;
         // SAFETY: NULL, or to be written, as the caller promises.
         if let Some(sent) = unsafe { sent.as_mut() } {
             *sent = MqSent {
@@ -226,7 +289,7 @@ pub unsafe extern "C" fn mq_subscribe(
                 required(tags, "tags")?,
             )
         };
-        let consumer = store.0.consumer(group).subscribe(topic, tags).start().map_err(say)?;
+        let consumer = store.0.consumer(group).subscribe(topic, tags).start()?;
         Ok(Box::into_raw(Box::new(MqConsumer(consumer))))
     })
 }
@@ -260,10 +323,10 @@ pub unsafe extern "C" fn mq_poll(
     guarded(-1, || {
         // SAFETY: as the caller promises.
         let (consumer, to) = unsafe { (handle(consumer)?, delivery.as_mut()) };
-        let to = to.ok_or("delivery is NULL")?;
+        let to = to.ok_or_else(|| invalid("delivery is NULL"))?;
         *to = std::ptr::null_mut();
         let timeout = Duration::from_millis(timeout_ms.into());
-        match consumer.0.poll(1, timeout).map_err(say)?.pop() {
+        match consumer.0.poll(1, timeout)?.pop() {
             Some(one) => {
                 let one = MqDelivery { delivery: one, unpacked: OnceCell::new() };
                 *to = Box::into_raw(Box::new(one));
@@ -284,11 +347,11 @@ pub unsafe extern "C" fn mq_view(delivery: *const MqDelivery, view: *mut MqView)
     guarded(-1, || {
         // SAFETY: as the caller promises.
         let (it, to) = unsafe { (handle(delivery)?, view.as_mut()) };
-        let to = to.ok_or("view is NULL")?;
+        let to = to.ok_or_else(|| invalid("view is NULL"))?;
         let d = &it.delivery;
         let body = match it.unpacked.get() {
             Some(unpacked) => unpacked,
-            None => match d.content().map_err(say)? {
+            None => match d.content()? {
                 Cow::Borrowed(body) => body,
                 Cow::Owned(body) => it.unpacked.get_or_init(|| body),
             },
@@ -308,9 +371,9 @@ pub unsafe extern "C" fn mq_view(delivery: *const MqDelivery, view: *mut MqView)
 }
 
 /// SAFETY: `delivery` comes from `mq_poll` and is not used again.
-unsafe fn take(delivery: *mut MqDelivery) -> Result<Delivery, String> {
+unsafe fn take(delivery: *mut MqDelivery) -> Result<Delivery, Failure> {
     if delivery.is_null() {
-        return Err("the delivery is NULL".into());
+        return Err(invalid("the delivery is NULL"));
     }
     // SAFETY: it was made by `Box::into_raw` in `mq_poll`.
     Ok(unsafe { Box::from_raw(delivery) }.delivery)
@@ -338,7 +401,8 @@ pub unsafe extern "C" fn mq_ack(delivery: *mut MqDelivery) -> i32 {
 pub unsafe extern "C" fn mq_retry(delivery: *mut MqDelivery) -> i32 {
     guarded(-1, || {
         // SAFETY: as the caller promises.
-        unsafe { take(delivery) }?.retry().map_err(say).map(|()| 0)
+        unsafe { take(delivery) }?.retry()?;
+        Ok(0)
     })
 }
 

@@ -20,7 +20,9 @@ int main(int count, char **arguments) {
     CHECK(count == 2);
     MqStore *store = mq_open(arguments[1], false);
     CHECK(store);
-    CHECK(!mq_open(arguments[1], false) && strlen(mq_last_error()) > 0); /* in use */
+    CHECK(mq_last_kind() == MQ_KIND_NONE);
+    CHECK(!mq_open(arguments[1], false) && strlen(mq_last_error()) > 0);
+    CHECK(mq_last_kind() == MQ_KIND_LOCKED);
 
     const char *body = "resize a.png";
     struct MqMessage message = {"Jobs", "resize", "7", {(const uint8_t *)body, strlen(body)}};
@@ -28,8 +30,9 @@ int main(int count, char **arguments) {
     CHECK(mq_send(store, &message, &sent) == 0);
     CHECK(sent.queue_offset == 0 && strlen(sent.id) == 32);
     message.topic = "no such name!";
-    CHECK(mq_send(store, &message, NULL) == -1);
-    CHECK(mq_send(NULL, &message, NULL) == -1);
+    CHECK(mq_send(store, &message, NULL) == -1 && mq_last_kind() == MQ_KIND_INVALID);
+    CHECK(mq_send(NULL, &message, NULL) == -1 && mq_last_kind() == MQ_KIND_INVALID);
+    CHECK(!mq_open("/dev/null/store", false) && mq_last_kind() == MQ_KIND_IO);
 
     MqConsumer *consumer = mq_subscribe(store, "resizers", "Jobs", "resize");
     CHECK(consumer);
@@ -72,6 +75,12 @@ int main(int count, char **arguments) {
         CHECK(mq_ack(job) == 0);
     }
     mq_unsubscribe(consumer);
+
+    /* A consumer outlives the store, and is told. */
+    consumer = mq_subscribe(store, "resizers", "Jobs", "*");
+    CHECK(consumer);
     CHECK(mq_close(store) == 0);
+    CHECK(mq_poll(consumer, 5000, &job) == -1 && mq_last_kind() == MQ_KIND_CLOSED);
+    mq_unsubscribe(consumer);
     return 0;
 }

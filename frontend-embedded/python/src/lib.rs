@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use ::mq_embedded::{Consumer as Member, Delivery as Delivered, Flush, Message, Mq as Store};
+use ::mq_embedded::{
+    Consumer as Member, Delivery as Delivered, ErrorKind, Flush, Message, Mq as Store,
+};
 use pyo3::create_exception;
 use pyo3::exceptions::{PyException, PyValueError};
 use pyo3::prelude::*;
@@ -11,16 +13,34 @@ use pyo3::types::PyBytes;
 
 create_exception!(mq_embedded, MqError, PyException);
 
-fn failed(e: ::mq_embedded::Error) -> PyErr {
-    MqError::new_err(e.to_string())
+/// The exceptions by kind, all of them `MqError`s.
+macro_rules! exceptions {
+    ($($kind:ident),*) => {
+        $(create_exception!(mq_embedded, $kind, MqError);)*
+
+        fn failed(e: ::mq_embedded::Error) -> PyErr {
+            match e.kind() {
+                $(ErrorKind::$kind => $kind::new_err(e.to_string()),)*
+                _ => MqError::new_err(e.to_string()),
+            }
+        }
+
+        fn add_exceptions(m: &Bound<'_, PyModule>) -> PyResult<()> {
+            $(m.add(stringify!($kind), m.py().get_type::<$kind>())?;)*
+            m.add("MqError", m.py().get_type::<MqError>())
+        }
+    };
 }
+exceptions!(
+    NotFound, Invalid, Denied, Closed, Locked, Full, Busy, Timeout, Io, Damaged, Unsupported
+);
 
 fn settled() -> PyErr {
-    MqError::new_err("the message was acknowledged or given back; read what is needed before that")
+    Invalid::new_err("the message was acknowledged or given back; read what is needed before that")
 }
 
 fn closed() -> PyErr {
-    MqError::new_err("the consumer is closed; ask the Mq for another")
+    Closed::new_err("the consumer is closed; ask the Mq for another")
 }
 
 /// How long a Ctrl-C, or `close` on another thread, may have to wait for who polls.
@@ -189,5 +209,5 @@ fn mq_embedded(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Consumer>()?;
     m.add_class::<Delivery>()?;
     m.add_class::<Sent>()?;
-    m.add("MqError", m.py().get_type::<MqError>())
+    add_exceptions(m)
 }

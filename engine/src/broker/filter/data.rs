@@ -78,7 +78,7 @@ pub struct Subscribed<'a> {
 /// The SQL92 subscriptions of all groups.
 pub struct Filters {
     table: Mutex<Table>,
-    file: ConfigFile,
+    pub(in crate::broker) file: ConfigFile,
 }
 
 impl Filters {
