@@ -287,7 +287,7 @@ fn a_wrong_body_is_passed_by() {
         } else {
             copy_of(dir.path())
         };
-        overwrite(killed.path(), body, &[b'#']);
+        overwrite(killed.path(), body, b"#");
         let (store, report) = open(killed.path());
         let reported: Vec<u64> = report.damage.iter().map(|damage| damage.from).collect();
         assert_eq!(reported, if n > 80 { vec![at] } else { vec![] }, "{report}");
@@ -332,7 +332,7 @@ fn a_wrong_body_takes_no_offset_from_an_intact_message() {
             copy_of(dir.path())
         };
         overwrite(dir.path(), at + 4, &[0xda]);
-        overwrite(dir.path(), body, &[b'#']);
+        overwrite(dir.path(), body, b"#");
         if lost {
             std::fs::remove_dir_all(dir.path().join("consumequeue")).unwrap();
         }

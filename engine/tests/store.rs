@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
 use common::*;
-use mq_store::codec::checkpoint::Checkpoint;
 use mq_store::codec::record::{Message, sys_flag};
 use mq_store::config::{Retention, StoreConfig};
 use mq_store::log::flush::FlushPolicy;
@@ -505,71 +504,6 @@ fn a_killed_store_is_walked_from_its_checkpoint() {
     assert_eq!(open(killed().path()).1.walked_from, 0);
     store.checkpoint_step().unwrap();
     assert!(open(killed().path()).1.walked_from > 0);
-}
-
-/// A Java broker that was killed leaves times up to which log and queues were on the disk: the walk begins
-/// with the last file that is older, if the queues have all that is below.
-#[test]
-fn what_a_java_broker_left_is_walked_from_its_checkpoint() {
-    let dir = tempfile::tempdir().unwrap();
-    let clock = Arc::new(ManualClock::at(1_795_467_835_737));
-    let open = |root: &Path| {
-        MessageStore::open_with(config(root), Fs::default(), clock.clone(), &mut |_, _| {}).unwrap()
-    };
-    let (store, _) = open(dir.path());
-    (0..5).for_each(|n| _ = store.append(&message("quiet", 0, &[n])).unwrap());
-    let places: Vec<u64> = (0..350)
-        .map(|n| {
-            clock.advance(100);
-            append(&store, n)
-        })
-        .collect();
-    let time = store.log().store_time(places[250]).unwrap();
-    let checkpoint = Checkpoint { log_time: time + 500, queue_time: time, ..Default::default() };
-    std::fs::write(dir.path().join("checkpoint"), checkpoint.encode()).unwrap();
-    let settings = dir.path().join("config");
-    std::fs::create_dir(&settings).unwrap();
-    let topics = r#"{"topicConfigTable":{"T":{"perm":6},"quiet":{"perm":6}}}"#;
-    std::fs::write(settings.join("topics.json"), topics).unwrap();
-    let offsets = r#"{"offsetTable":{"quiet@G":{0:5},"T@G":{0:7},"gone@G":{0:999}}}"#;
-    std::fs::write(settings.join("consumerOffset.json"), offsets).unwrap();
-
-    // 3 s older than the checkpoint is message 220.
-    let begins_file = |n: &usize| places[*n].is_multiple_of(LOG_FILE as u64);
-    let first = (0..=220).rev().find(begins_file).unwrap();
-    let mut killed = copy_of(dir.path());
-    for _ in 0..2 {
-        let (again, report) = open(killed.path());
-        assert_eq!(report.walked_from, places[first], "{report}");
-        assert_eq!(report.records as usize, 350 - first, "{report}");
-        assert_holds(&again, 350);
-        // Killed again before there is a checkpoint of ours.
-        killed = copy_of(killed.path());
-    }
-
-    type Harm = fn(&Path);
-    let harms: [Harm; 6] = [
-        |root| std::fs::remove_dir_all(root.join("consumequeue/T/1")).unwrap(),
-        |root| std::fs::remove_dir_all(root.join("consumequeue")).unwrap(),
-        |root| {
-            // What is left of the queue is older than where the walk would begin.
-            for unit in [40, 60, 80, 100] {
-                let _ =
-                    std::fs::remove_file(root.join(format!("consumequeue/T/1/{:020}", unit * 20)));
-            }
-        },
-        |root| std::fs::remove_dir_all(root.join("consumequeue/quiet")).unwrap(),
-        |root| std::fs::write(root.join("mq-store.synced"), "{}").unwrap(),
-        |root| std::fs::remove_file(root.join("checkpoint")).unwrap(),
-    ];
-    for (n, harm) in harms.iter().enumerate() {
-        let harmed = copy_of(dir.path());
-        harm(harmed.path());
-        let (again, report) = open(harmed.path());
-        assert_eq!((report.records, report.walked_from), (355, 0), "{n}: {report}");
-        assert_holds(&again, 350);
-        assert_eq!(again.max_offset("quiet", 0), 5, "{n}: {report}");
-    }
 }
 
 /// A log in several folders takes turns, is found again in whatever order they are named, gets no new

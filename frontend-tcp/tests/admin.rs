@@ -355,6 +355,24 @@ async fn requests_go_on_to_consumers_and_their_answers_back() {
     running.stop().await.unwrap();
 }
 
+/// Each folder of the log has its gauge.
+#[tokio::test]
+async fn the_state_tells_of_every_folder_of_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = settings(dir.path());
+    settings.store.log_dirs = vec![dir.path().join("a"), dir.path().join("b")];
+    let folders = settings.store.log_dirs.clone();
+    let running = start_with(settings).await;
+    let mut client = connect(&running).await;
+    let info = value(&call(&mut client, Command::new(request::GET_BROKER_RUNTIME_INFO)).await);
+    let share = |name: String| info["table"][name].as_str().unwrap().parse::<f64>().unwrap();
+    for dir in folders {
+        assert!(share(format!("commitLogDiskRatio_{}", dir.display())) > 0.0);
+    }
+    assert!(share("commitLogDiskRatio".into()) > 0.0);
+    running.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn who_is_elsewhere_may_look_and_not_change() {
     let dir = tempfile::tempdir().unwrap();

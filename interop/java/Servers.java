@@ -10,6 +10,7 @@ final class Servers {
         into.put("store-exchange", Servers::storeExchange);
         into.put("embedded-exchange", Servers::embeddedExchange);
         into.put("inspect-repair", Servers::inspectRepair);
+        into.put("recovered-gap", Servers::recoveredGap);
     }
 
     /**
@@ -164,6 +165,47 @@ final class Servers {
             }
             Kit.node(node, "stop");
             Kit.equal(0, inspect("verify"), "exit code of verify behind " + node);
+        }
+    }
+
+    /**
+     * Messages in the log's first file are lost, and the queues; ours makes them anew. A Java broker, whose own recovery
+     * begins behind that file, serves what is left of it.
+     */
+    private static void recoveredGap(Kit outer) throws Exception {
+        String topic = outer.name("topic"), ours = System.getProperty("first"), theirs = System.getProperty("second");
+        List<SendResult> sent = new ArrayList<>();
+        Set<String> intact = new TreeSet<>();
+        Kit.node(ours, "start");
+        try (Kit kit = new Kit(outer.scenario)) {
+            kit.brokers();
+            kit.topic(topic, 4);
+            Kit.eventually(30, "the topic", () -> kit.admin().examineTopicStats(topic));
+            DefaultMQProducer producer = kit.producer();
+            for (int i = 0; i < 15_000; i++) { // into the fourth file
+                sent.add(producer.send(Kit.message(topic, "t", "k" + i, i + " " + "z".repeat(3400))));
+            }
+        }
+        Kit.node(ours, "stop");
+        Set<Integer> lost = new TreeSet<>(List.of(0, 500, 1000, 1004));
+        for (int i : lost) {
+            damage(sent.get(i), 4, new byte[] {0}); // the magic number
+        }
+        for (int i = 0; i < sent.size(); i++) {
+            if (!lost.contains(i)) {
+                intact.add(sent.get(i).getMessageQueue().getQueueId() + ":" + sent.get(i).getQueueOffset() + " " + i);
+            }
+        }
+        java.nio.file.Path store = java.nio.file.Path.of(System.getProperty("store"));
+        java.nio.file.Files.move(store.resolve("consumequeue"), store.resolve("lost"));
+        for (String node : List.of(ours, theirs, ours)) {
+            Kit.node(node, "start");
+            try (Kit kit = new Kit(outer.scenario)) {
+                kit.brokers();
+                Kit.eventually(30, "the topic", () -> kit.admin().examineTopicStats(topic));
+                Kit.sameSet(intact, pulled(kit, topic), "served by " + node);
+            }
+            Kit.node(node, "stop");
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mq_store::broker::stats::{Counter, Rates, Sample, Span};
-use mq_store::recover::SCHEDULE_TOPIC;
+use mq_store::recover::{SCHEDULE_TOPIC, log_dirs};
 use serde::Serialize;
 
 use super::{BrokerService, Failure, Handled};
@@ -53,10 +53,15 @@ struct Table {
 pub fn runtime_info(service: &BrokerService, _: &Arc<Conn>, _: &Request<'_>) -> Handled {
     let (broker, store) = (&service.broker, service.broker.store());
     let (stats, log, root) = (broker.stats(), store.log(), &store.config().root);
-    // A store without messages has no folder for them yet.
-    let log_dir = Some(log.chain().dir()).filter(|dir| dir.exists()).unwrap_or(root);
-    let (free, total) = store.fs().free_and_total(log_dir)?;
-    let ratio = |dir| Ok::<_, Failure>(number(store.fs().used_ratio(dir)?));
+    let (free, total) = store.fs().free_and_total(root)?;
+    // Where the log has several folders, the emptiest takes the next file.
+    let mut emptiest = f64::MAX;
+    let mut ratios = BTreeMap::new();
+    for dir in log_dirs(store.config()) {
+        let ratio = store.fs().used_ratio(&dir)?;
+        emptiest = emptiest.min(ratio);
+        ratios.insert(format!("commitLogDiskRatio_{}", dir.display()), number(ratio));
+    }
     let (puts, gets, mornings) = (stats.puts.total(), stats.gets.total(), stats.mornings());
     let up = (broker.now_ms() - stats.started_ms).max(0) / 1000;
     let (days, hours, minutes, seconds) = (up / 86400, up / 3600 % 24, up / 60 % 60, up % 60);
@@ -100,8 +105,8 @@ pub fn runtime_info(service: &BrokerService, _: &Arc<Conn>, _: &Request<'_>) -> 
         ("putLatency99", latency(0.99)),
         ("putLatency999", latency(0.999)),
         ("commitLogDirCapacity", format!("Total : {}, Free : {}.", human(total), human(free))),
-        ("commitLogDiskRatio", ratio(log_dir)?),
-        ("consumeQueueDiskRatio", ratio(root)?),
+        ("commitLogDiskRatio", number(emptiest)),
+        ("consumeQueueDiskRatio", number(store.fs().used_ratio(root)?)),
         ("commitLogMinOffset", log.min_offset().to_string()),
         ("commitLogMaxOffset", log.end().to_string()),
         ("remainHowManyDataToFlush", human(log.end().saturating_sub(log.flushed()))),
@@ -111,7 +116,7 @@ pub fn runtime_info(service: &BrokerService, _: &Arc<Conn>, _: &Request<'_>) -> 
         ("remainTransientStoreBufferNumbs", i32::MAX.to_string()),
     ];
     table.extend(known.map(|(key, value)| (key.to_string(), value)));
-    table.insert(format!("commitLogDiskRatio_{}", log_dir.display()), ratio(log_dir)?);
+    table.extend(ratios);
     for (level, next) in broker.delay_offsets() {
         let max = store.max_offset(SCHEDULE_TOPIC, level - 1);
         table.insert(format!("scheduleMessageOffset_{level}"), format!("{next},{max}"));
