@@ -6,20 +6,17 @@ mod common;
 
 use std::sync::{Arc, Mutex};
 
-use bytes::{Buf, BytesMut};
+use common::consumer::Consumer;
 use common::*;
 use mq_broker::conn::{Conn, Reply, Request, Response};
 use mq_broker::handle::admin::ConfigAccess;
-use mq_broker::run::Running;
 use mq_broker::server::Service;
 use mq_broker::wire::client::Client;
 use mq_broker::wire::codes::request;
-use mq_broker::wire::command::{Command, Head, Outgoing, decode};
-use mq_broker::wire::frame::{Encoding, FrameLimits, Parsed, parse};
+use mq_broker::wire::command::{Command, Head};
+use mq_broker::wire::frame::Encoding;
 use mq_store::store::as_record;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 fn text(response: &Response) -> &str {
     std::str::from_utf8(&response.body).unwrap()
@@ -50,57 +47,6 @@ async fn commit(client: &mut Client, queue_id: i32, offset: i64) {
         .field("queueId", queue_id)
         .field("commitOffset", offset);
     assert_eq!(call(client, command).await.code, 0);
-}
-
-/// A consumer that answers by hand.
-struct Consumer {
-    stream: TcpStream,
-    buf: BytesMut,
-}
-
-impl Consumer {
-    /// A member `id` of group G that wants topic T.
-    async fn join(running: &Running, id: &str) -> Consumer {
-        let body = json!({"clientID": id, "producerDataSet": [], "consumerDataSet": [{
-            "groupName": "G", "consumeType": "CONSUME_PASSIVELY", "messageModel": "CLUSTERING",
-            "consumeFromWhere": "CONSUME_FROM_LAST_OFFSET", "subscriptionDataSet": [
-                {"topic": "T", "subString": "*", "subVersion": 1, "expressionType": "TAG"}]}]});
-        let stream = TcpStream::connect(running.addr).await.unwrap();
-        let mut consumer = Consumer { stream, buf: BytesMut::new() };
-        let heartbeat = Command::new(request::HEART_BEAT).body(body.to_string());
-        consumer.send(|out| heartbeat.encode_request(1, false, Encoding::Json, out)).await;
-        consumer.next(0).await;
-        consumer
-    }
-
-    async fn send(&mut self, write: impl FnOnce(&mut Outgoing)) {
-        let mut out = Outgoing::default();
-        write(&mut out);
-        self.stream.write_all(&out.bytes).await.unwrap();
-    }
-
-    /// The next command of a code: its opaque number, and all else of it.
-    async fn next(&mut self, code: i32) -> (i32, Response) {
-        loop {
-            if let Parsed::Frame(frame, total) = parse(&self.buf, &FrameLimits::default()).unwrap()
-            {
-                let head = decode(frame.encoding, frame.header).unwrap();
-                let found =
-                    (head.code == code).then(|| (head.opaque, Response::of(&head, frame.body)));
-                self.buf.advance(total);
-                match found {
-                    Some(found) => return found,
-                    None => continue,
-                }
-            }
-            let read = self.stream.read_buf(&mut self.buf);
-            assert!(tokio::time::timeout(TIMEOUT, read).await.unwrap().unwrap() > 0);
-        }
-    }
-
-    async fn answer(&mut self, opaque: i32, command: Command) {
-        self.send(|out| command.encode_response(opaque, Encoding::Json, out)).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -286,7 +232,7 @@ async fn requests_go_on_to_consumers_and_their_answers_back() {
     commit(&mut admin, 0, 0).await;
     assert_eq!(call(&mut admin, reset("G")).await.code, 206, "nobody is there to be told");
 
-    let mut consumer = Consumer::join(&running, "c1").await;
+    let mut consumer = Consumer::join(running.addr, "c1").await;
     let connections = |group: &'static str| {
         Command::new(request::GET_CONSUMER_CONNECTION_LIST).field("consumerGroup", group)
     };
