@@ -1,6 +1,5 @@
 //! Puts a broker together: store, rules, listeners, background; and takes it apart again.
 
-use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -21,7 +20,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::acl::{Acl, AclError};
-use crate::config::{self, BrokerConf, FlushDiskType, MetricsExporterType, SetError};
+use crate::config::properties::{Kept, read_kept, write_kept};
+use crate::config::{BrokerConf, FlushDiskType, MetricsExporterType, SetError};
 use crate::conn::Reply;
 use crate::handle::admin::ConfigAccess;
 use crate::handle::{BrokerService, Tuning, pull};
@@ -228,19 +228,13 @@ fn tuning(conf: &BrokerConf) -> Tuning {
 const OVERRIDES: &str = "config/broker.properties";
 
 /// Reads the settings that were changed while a broker ran on the store in `root`.
-pub fn read_overrides(root: &Path) -> BTreeMap<String, String> {
-    let text = std::fs::read_to_string(root.join(OVERRIDES)).unwrap_or_default();
-    let entries = config::read_properties(&text).unwrap_or_default();
-    entries.into_iter().map(|e| (e.key, e.value)).collect()
+pub fn read_overrides(root: &Path) -> Kept {
+    read_kept(&root.join(OVERRIDES))
 }
 
-fn write_overrides(
-    service: &BrokerService,
-    kept: &BTreeMap<String, String>,
-) -> mq_store::Result<()> {
+fn write_overrides(service: &BrokerService, kept: &Kept) -> mq_store::Result<()> {
     let store = service.broker.store();
-    let lines: String = kept.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
-    store.fs().replace(&store.config().root.join(OVERRIDES), lines.as_bytes(), None)
+    write_kept(store.fs(), &store.config().root.join(OVERRIDES), kept)
 }
 
 /// A broker with its store open, not yet reachable.

@@ -19,7 +19,6 @@ use mq_broker::namesrv::NameServer;
 use mq_broker::namesrv::register::{Registrar, Registration, Timing};
 use mq_broker::run::{Running, Settings};
 use mq_broker::wire::client::Client;
-use mq_broker::wire::codes::request;
 use mq_broker::wire::command::Command;
 use mq_store::codec::ids::parse_offset_msg_id;
 use mq_store::codec::lenient_json;
@@ -145,17 +144,6 @@ async fn cluster() -> Cluster {
     Cluster { names, broker: addr, _own: Some((running, registrar, stop, dir)) }
 }
 
-/// A consumer that says what a Java one says: of itself, then of a message.
-async fn answers(mut consumer: Consumer) {
-    let state = format!(r#"{{"mqTable":{{{QUEUE}:{{"cachedMsgCount":7}}}}}}"#);
-    let done = r#"{"consumeResult":"CR_SUCCESS","spentTimeMills":3}"#.to_owned();
-    for (code, says) in [(307, state), (309, done)] {
-        let (opaque, _) = consumer.next(code).await;
-        consumer.answer(opaque, Command::ok().body(says)).await;
-    }
-    consumer.next(request::RESET_CONSUMER_CLIENT_OFFSET).await;
-}
-
 fn check(read: &str, answer: &Response) -> Result<(), String> {
     let text = String::from_utf8_lossy(&answer.body);
     let missing = || format!("{read} is not in {:?} {text}", answer.fields);
@@ -209,7 +197,7 @@ async fn the_pages_of_the_dashboard_have_what_they_read() {
         }
         if *code == 200 {
             let consumer = Consumer::join(cluster.broker, "member").await;
-            tokio::spawn(answers(consumer));
+            tokio::spawn(consumer.answer_all());
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -519,7 +519,7 @@ const NAMESRV_IGNORED: &[Ignored] = &[
         "the feature is not there",
         "notifyMinBrokerIdChanged needWaitForService waitSecondsForService",
     ),
-    ("what is changed at run time is not kept", "configStorePath configBlackList"),
+    ("what is changed at run time is kept beside kvConfigPath", "configStorePath configBlackList"),
     ("there is no home folder", "rocketmqHome productEnvName"),
 ];
 

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use mq_store::broker::topics::{DataVersion, TopicConfig, TopicTable};
 use mq_store::codec::lenient_json;
 use mq_store::os::clock::{Clock, SystemClock};
+use mq_store::os::fs::Fs;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -17,7 +20,8 @@ use tokio::task::JoinHandle;
 
 use super::kv::Kv;
 use super::table::{MAX_NAME, QueueData, Refused, Registering, Routes};
-use crate::config::{NamesrvConf, SetError, read_properties};
+use crate::config::properties::{Kept, read_kept, write_kept};
+use crate::config::{Entry, NamesrvConf, SetError, read_properties};
 use crate::conn::{Conn, Reply, Request};
 use crate::handle::Failure;
 use crate::run::WATCH;
@@ -40,7 +44,8 @@ const MAX_BODY: u64 = 16 << 20;
 
 /// A name server without its socket.
 pub struct NameServer {
-    conf: RwLock<NamesrvConf>,
+    conf: Arc<RwLock<NamesrvConf>>,
+    kept: Arc<Mutex<Kept>>,
     kv: Arc<Kv>,
     state: Mutex<State>,
     clock: Arc<dyn Clock>,
@@ -54,12 +59,20 @@ struct State {
 }
 
 impl NameServer {
-    /// A name server on its file. Also gives notes of what was wrong with that.
-    pub fn new(conf: NamesrvConf, clock: Arc<dyn Clock>) -> (Arc<NameServer>, Vec<String>) {
+    /// A name server on its files. Also gives notes: of what was wrong with them, and of settings
+    /// that were changed while a name server ran on them.
+    pub fn new(mut conf: NamesrvConf, clock: Arc<dyn Clock>) -> (Arc<NameServer>, Vec<String>) {
         let mut notes = Vec::new();
         let kv = Arc::new(Kv::open(conf.kv_config_path.clone(), &mut notes));
-        let conf = RwLock::new(conf);
-        (Arc::new(NameServer { conf, kv, state: Mutex::default(), clock }), notes)
+        let kept = read_kept(&kept_path(&conf));
+        for (key, value) in &kept {
+            notes.push(match conf.set(key, value) {
+                Ok(()) => format!("{key}={value}, as it was set while a name server ran"),
+                Err(e) => format!("set while a name server ran: {e}"),
+            });
+        }
+        let (conf, kept) = (Arc::new(RwLock::new(conf)), Arc::new(Mutex::new(kept)));
+        (Arc::new(NameServer { conf, kept, kv, state: Mutex::default(), clock }), notes)
     }
 
     /// Serves a listener until `stop` changes.
@@ -538,27 +551,55 @@ fn get_config(ns: &NameServer, _: &Arc<Conn>, _: &Request<'_>) -> Result<Reply, 
     Ok(Command::ok().body(lines.collect::<String>()).into())
 }
 
-/// Changes all keys of a properties text, or none. What it changes lasts until the next start.
+/// Where changed settings are kept.
+fn kept_path(conf: &NamesrvConf) -> PathBuf {
+    conf.kv_config_path.with_file_name("namesrv-changed.properties")
+}
+
+/// Changes all keys of a properties text, or none. Answers once the change is on the disk.
 fn update_config(ns: &NameServer, conn: &Arc<Conn>, r: &Request<'_>) -> Result<Reply, Failure> {
     let entries = std::str::from_utf8(r.body)
         .ok()
         .and_then(|text| read_properties(text).ok())
         .ok_or_else(|| failed(response::SYSTEM_ERROR, "string2Properties error"))?;
-    let mut conf = ns.conf.write().unwrap_or_else(PoisonError::into_inner);
-    let mut changed = conf.clone();
-    for entry in entries {
-        match changed.set(&entry.key, &entry.value) {
-            Ok(()) => tracing::info!("{} sets {}={}", conn.peer(), entry.key, entry.value),
-            Err(SetError::Unknown(_)) => {}
+    let (conf, kept, ticket) = (ns.conf.clone(), ns.kept.clone(), r.ticket(conn));
+    let peer = conn.peer();
+    tokio::task::spawn_blocking(move || {
+        ticket.answer(match change_config(&conf, &kept, entries, peer) {
+            Ok(()) => Command::ok(),
+            Err(failure) => failure.command(),
+        });
+    });
+    Ok(Reply::Later)
+}
+
+fn change_config(
+    conf: &RwLock<NamesrvConf>,
+    kept: &Mutex<Kept>,
+    entries: Vec<Entry>,
+    peer: SocketAddr,
+) -> Result<(), Failure> {
+    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut keep = kept.clone();
+    let mut changed = conf.read().unwrap_or_else(PoisonError::into_inner).clone();
+    for Entry { key, value, .. } in entries {
+        match changed.set(&key, &value) {
+            Ok(()) => tracing::info!("{peer} sets {key}={value}"),
+            Err(SetError::Unknown(_)) => continue,
             Err(e @ SetError::AtStart(_)) => {
                 let remark = format!("Can not update config in black list. {e}");
                 return Err(failed(response::NO_PERMISSION, remark));
             }
             Err(e) => return Err(failed(response::SYSTEM_ERROR, e.to_string())),
         }
+        keep.insert(key, value);
     }
-    *conf = changed;
-    Ok(Command::ok().into())
+    if keep != *kept {
+        write_kept(&Fs::default(), &kept_path(&changed), &keep)?;
+        *kept = keep;
+    }
+    *conf.write().unwrap_or_else(PoisonError::into_inner) = changed;
+    Ok(())
 }
 
 #[cfg(test)]

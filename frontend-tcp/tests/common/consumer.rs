@@ -42,20 +42,40 @@ impl Consumer {
 
     /// The next command of a code: its opaque number, and all else of it.
     pub async fn next(&mut self, code: i32) -> (i32, Response) {
+        let (_, opaque, command) = self.next_of(&[code]).await;
+        (opaque, command)
+    }
+
+    /// The next command of one of these codes: its code as well.
+    pub async fn next_of(&mut self, codes: &[i32]) -> (i32, i32, Response) {
         loop {
             if let Parsed::Frame(frame, total) = parse(&self.buf, &FrameLimits::default()).unwrap()
             {
                 let head = decode(frame.encoding, frame.header).unwrap();
-                let found =
-                    (head.code == code).then(|| (head.opaque, Response::of(&head, frame.body)));
+                let command = Response::of(&head, frame.body);
+                let (code, opaque) = (head.code, head.opaque);
                 self.buf.advance(total);
-                match found {
-                    Some(found) => return found,
-                    None => continue,
+                match codes.contains(&code) {
+                    true => return (code, opaque, command),
+                    false => continue,
                 }
             }
             let read = self.stream.read_buf(&mut self.buf);
             assert!(tokio::time::timeout(TIMEOUT, read).await.unwrap().unwrap() > 0);
+        }
+    }
+
+    /// Answers for ever what brokers ask of a consumer: that it has queue 0 of T, and that it
+    /// consumed what it was given.
+    pub async fn answer_all(mut self) {
+        const STATE: &str = r#"{"mqTable":{{"brokerName":"broker-a","queueId":0,"topic":"T"}:{"cachedMsgCount":7}}}"#;
+        const DONE: &str = r#"{"consumeResult":"CR_SUCCESS","spentTimeMills":3}"#;
+        const ASKED: [i32; 2] =
+            [request::GET_CONSUMER_RUNNING_INFO, request::CONSUME_MESSAGE_DIRECTLY];
+        loop {
+            let (code, opaque, _) = self.next_of(&ASKED).await;
+            let says = if code == ASKED[0] { STATE } else { DONE };
+            self.answer(opaque, Command::ok().body(says)).await;
         }
     }
 
