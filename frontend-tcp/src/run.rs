@@ -27,7 +27,7 @@ use crate::handle::admin::ConfigAccess;
 use crate::handle::{BrokerService, Tuning, pull};
 use crate::hold::{Holds, Pull};
 use crate::metrics::{self, Metrics};
-use crate::server::{self, Limits};
+use crate::server::{self, Limits, Sockets};
 use crate::tls::{self, TlsError};
 
 /// How often pulls whose time is over are answered, and silent clients looked for.
@@ -159,6 +159,11 @@ impl Settings {
                 connections: now.max_connections,
                 in_flight: now.max_in_flight_bytes,
                 idle: Duration::from_secs(now.server_channel_max_idle_time_seconds.unsigned_abs()),
+                sockets: Sockets {
+                    backlog: now.server_socket_backlog,
+                    receive: now.server_socket_rcv_buf_size,
+                    send: now.server_socket_snd_buf_size,
+                },
                 ..Limits::default()
             },
             tuning: tuning(&now),
@@ -221,6 +226,7 @@ fn tuning(conf: &BrokerConf) -> Tuning {
         pull_capacity: conf.pull_thread_pool_queue_capacity,
         notify_changes: conf.notify_consumer_ids_changed_enable,
         property_filter: conf.enable_property_filter,
+        store_replies: conf.store_reply_message_enable,
     }
 }
 
@@ -347,7 +353,7 @@ pub async fn serve(
     ))];
     // Old clients send to this port (the "VIP channel"). Without it they use the other one.
     let fast = SocketAddr::new(addr.ip(), addr.port().saturating_sub(2));
-    match server::bind(fast, "listenPort - 2, for old clients").await {
+    match server::bind(fast, "listenPort - 2, for old clients", &limits.sockets) {
         Ok(listener) => {
             let (service, stopped) = (service.clone(), stopped.clone());
             tasks.push(tokio::spawn(server::serve(listener, service, limits, tls(), stopped)));
@@ -356,7 +362,8 @@ pub async fn serve(
     }
     let (mut metrics, mut watched) = (None, None);
     if let Some(at) = service.metrics.listen {
-        let listener = server::bind(at, "metricsPromExporterHost, metricsPromExporterPort").await?;
+        let listener =
+            server::bind(at, "metricsPromExporterHost, metricsPromExporterPort", &limits.sockets)?;
         metrics = Some(listener.local_addr()?);
         watched = Some(tokio::spawn(metrics::http::serve(listener, service.clone())));
     }

@@ -4,12 +4,15 @@
 
 mod common;
 
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 
 use common::consumer::Consumer;
 use common::*;
+use mq_broker::config::BrokerConf;
 use mq_broker::conn::{Conn, Reply, Request, Response};
 use mq_broker::handle::admin::ConfigAccess;
+use mq_broker::run::{Settings, read_overrides};
 use mq_broker::server::Service;
 use mq_broker::wire::client::Client;
 use mq_broker::wire::codes::request;
@@ -351,5 +354,58 @@ async fn who_is_elsewhere_may_look_and_not_change() {
     assert!(text(&config).starts_with("a=1\nb=2\nbrokerRole="), "{}", text(&config));
     let version: Value = serde_json::from_str(&config.fields["version"]).unwrap();
     assert_eq!(version["counter"], json!(1));
+    running.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn settings_change_all_or_none_and_those_of_other_brokers_are_passed_by() {
+    let dir = tempfile::tempdir().unwrap();
+    let conf = BrokerConf {
+        store_path_root_dir: dir.path().into(),
+        bind_address: Ipv4Addr::LOCALHOST.into(),
+        mapped_file_size_commit_log: 1 << 20,
+        max_index_num: 2000,
+        max_hash_slot_num: 500,
+        ..BrokerConf::default()
+    };
+    let mut settings = Settings::of(&conf).unwrap();
+    settings.listen.set_port(0);
+    let running = start_with(settings).await;
+    let mut client = connect(&running).await;
+    let update = |text: &'static str| Command::new(request::UPDATE_BROKER_CONFIG).body(text);
+    let answer = call(&mut client, update("onlyIn5x=1\nfileReservedTime=48\n")).await;
+    assert_eq!((answer.code, answer.remark), (0, None));
+    for (text, why) in [
+        ("fileReservedTime=50\nlistenPort=1\n", "listenPort takes effect at start only"),
+        ("fileReservedTime=50\nbrokerPermission=9\n", "brokerPermission has the value \"9\""),
+    ] {
+        let answer = call(&mut client, update(text)).await;
+        assert!(answer.code == 1 && answer.remark.clone().unwrap().starts_with(why), "{answer:?}");
+    }
+    let config = call(&mut client, Command::new(request::GET_BROKER_CONFIG)).await;
+    let config = text(&config);
+    assert!(config.contains("\nfileReservedTime=48\n") && !config.contains("onlyIn5x"), "{config}");
+    let kept = read_overrides(dir.path());
+    assert_eq!(kept, [("fileReservedTime".to_owned(), "48".to_owned())].into());
+    running.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn consumers_that_are_too_old_are_not_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = start(dir.path()).await;
+    let mut admin = connect(&running).await;
+    let sent = call(&mut admin, send_command("T", "hello", "")).await;
+    // 61 is the version before the first that answers, V3_1_8_SNAPSHOT.
+    let _old = Consumer::join_as(running.addr, "old", 61).await;
+    for code in [request::GET_CONSUMER_RUNNING_INFO, request::CONSUME_MESSAGE_DIRECTLY] {
+        let ask = Command::new(code)
+            .field("consumerGroup", "G")
+            .field("clientId", "old")
+            .field("msgId", sent.fields["msgId"].clone());
+        let answer = call(&mut admin, ask).await;
+        let why = "The Consumer <old> Version <61> too low to finish, please upgrade it to V3_1_8_SNAPSHOT";
+        assert_eq!((answer.code, answer.remark.as_deref()), (1, Some(why)));
+    }
     running.stop().await.unwrap();
 }

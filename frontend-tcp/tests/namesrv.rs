@@ -254,7 +254,8 @@ async fn configuration() {
     assert_eq!((all.code, all.remark.as_deref()), (1, Some("disable")));
 
     // Another one on these files.
-    let conf = NamesrvConf { kv_config_path: served.dir.path().join("kv.json"), ..Default::default() };
+    let conf =
+        NamesrvConf { kv_config_path: served.dir.path().join("kv.json"), ..Default::default() };
     let (_, notes) = NameServer::new(conf.clone(), served.clock.clone());
     assert_eq!(
         notes,

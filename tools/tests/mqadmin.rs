@@ -69,7 +69,8 @@ async fn start(home: &Path) -> Cluster {
         ..Registration::default()
     };
     let timing = Timing { period: Duration::from_secs(60), timeout: TIMEOUT };
-    let registrar = Registrar::start(&[names.clone()], timing, Default::default(), what);
+    let registrar =
+        Registrar::start(std::slice::from_ref(&names), timing, Default::default(), what);
     running.service.broker.on_topics_changed(Box::new(registrar.changed()));
     let _ = running.service.registered.set(registrar.told());
     Cluster { running, names, _registrar: registrar, _stop: stop }
@@ -234,7 +235,8 @@ async fn every_command_shows_what_it_found_or_says_why_not() {
     let consumer = Consumer::join(cluster.running.addr, "c1").await;
     let consumer = tokio::spawn(consumer.answer_all());
     let mut client = Client::connect(&broker, TIMEOUT).await.unwrap();
-    let heartbeat = r#"{"clientID":"p1","consumerDataSet":[],"producerDataSet":[{"groupName":"P"}]}"#;
+    let heartbeat =
+        r#"{"clientID":"p1","consumerDataSet":[],"producerDataSet":[{"groupName":"P"}]}"#;
     let commit = command::Command::new(request::UPDATE_CONSUMER_OFFSET)
         .field("consumerGroup", "G")
         .field("topic", "T")

@@ -60,6 +60,8 @@ pub fn read_kept(file: &Path) -> Kept {
 /// Returns when they are on the disk.
 pub fn write_kept(fs: &Fs, file: &Path, kept: &Kept) -> mq_store::Result<()> {
     let lines: String = kept.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
+    // A new store has no such folder yet.
+    fs.create_dir(file.parent().unwrap_or(Path::new(".")))?;
     fs.replace(file, lines.as_bytes(), None)
 }
 

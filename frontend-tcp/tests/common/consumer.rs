@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use mq_broker::conn::Response;
 use mq_broker::wire::codes::request;
-use mq_broker::wire::command::{Command, Outgoing, decode};
+use mq_broker::wire::command::{Command, Outgoing, VERSION, decode};
 use mq_broker::wire::frame::{Encoding, FrameLimits, Parsed, parse};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,22 +22,27 @@ pub struct Consumer {
 impl Consumer {
     /// A member `id` of group G that wants topic T.
     pub async fn join(addr: SocketAddr, id: &str) -> Consumer {
+        Consumer::join_as(addr, id, VERSION).await
+    }
+
+    /// One whose client is of a version.
+    pub async fn join_as(addr: SocketAddr, id: &str, version: i32) -> Consumer {
         let body = json!({"clientID": id, "producerDataSet": [], "consumerDataSet": [{
             "groupName": "G", "consumeType": "CONSUME_PASSIVELY", "messageModel": "CLUSTERING",
             "consumeFromWhere": "CONSUME_FROM_LAST_OFFSET", "subscriptionDataSet": [
                 {"topic": "T", "subString": "*", "subVersion": 1, "expressionType": "TAG"}]}]});
         let stream = TcpStream::connect(addr).await.unwrap();
         let mut consumer = Consumer { stream, buf: BytesMut::new() };
-        let heartbeat = Command::new(request::HEART_BEAT).body(body.to_string());
-        consumer.send(|out| heartbeat.encode_request(1, false, Encoding::Json, out)).await;
+        let head = format!(r#"{{"code":34,"opaque":1,"flag":0,"version":{version}}}"#);
+        let body = body.to_string();
+        let mut frame = BytesMut::new();
+        frame.put_u32((4 + head.len() + body.len()) as u32);
+        frame.put_u32(head.len() as u32);
+        frame.put_slice(head.as_bytes());
+        frame.put_slice(body.as_bytes());
+        consumer.stream.write_all(&frame).await.unwrap();
         consumer.next(0).await;
         consumer
-    }
-
-    async fn send(&mut self, write: impl FnOnce(&mut Outgoing)) {
-        let mut out = Outgoing::default();
-        write(&mut out);
-        self.stream.write_all(&out.bytes).await.unwrap();
     }
 
     /// The next command of a code: its opaque number, and all else of it.
@@ -80,6 +85,8 @@ impl Consumer {
     }
 
     pub async fn answer(&mut self, opaque: i32, command: Command) {
-        self.send(|out| command.encode_response(opaque, Encoding::Json, out)).await;
+        let mut out = Outgoing::default();
+        command.encode_response(opaque, Encoding::Json, &mut out);
+        self.stream.write_all(&out.bytes).await.unwrap();
     }
 }
