@@ -4,12 +4,11 @@
 
 mod common;
 
-use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 
+use common::cluster::conf;
 use common::consumer::Consumer;
 use common::*;
-use mq_broker::config::BrokerConf;
 use mq_broker::conn::{Conn, Reply, Request, Response};
 use mq_broker::handle::admin::ConfigAccess;
 use mq_broker::run::{Settings, read_overrides};
@@ -360,15 +359,7 @@ async fn who_is_elsewhere_may_look_and_not_change() {
 #[tokio::test]
 async fn settings_change_all_or_none_and_those_of_other_brokers_are_passed_by() {
     let dir = tempfile::tempdir().unwrap();
-    let conf = BrokerConf {
-        store_path_root_dir: dir.path().into(),
-        bind_address: Ipv4Addr::LOCALHOST.into(),
-        mapped_file_size_commit_log: 1 << 20,
-        max_index_num: 2000,
-        max_hash_slot_num: 500,
-        ..BrokerConf::default()
-    };
-    let mut settings = Settings::of(&conf).unwrap();
+    let mut settings = Settings::of(&conf(dir.path())).unwrap();
     settings.listen.set_port(0);
     let running = start_with(settings).await;
     let mut client = connect(&running).await;

@@ -8,23 +8,16 @@
 mod common;
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Duration;
 
+use common::cluster::Cluster;
 use common::consumer::Consumer;
 use common::*;
-use mq_broker::config::{BrokerConf, NamesrvConf};
 use mq_broker::conn::Response;
-use mq_broker::namesrv::NameServer;
-use mq_broker::namesrv::register::{Registrar, Registration, Timing};
-use mq_broker::run::{Running, Settings};
 use mq_broker::wire::client::Client;
 use mq_broker::wire::command::Command;
 use mq_store::codec::ids::parse_offset_msg_id;
 use mq_store::codec::lenient_json;
 use mq_store::store::as_record;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
 
 /// Who is asked.
 #[derive(Clone, Copy, PartialEq)]
@@ -98,53 +91,6 @@ const ASKED: &[Row] = &[
 /// Asked by the page "Acl", of brokers with the accounts of 5.x. Ours has those of 4.9.
 const REFUSED: std::ops::RangeInclusive<i32> = 3001..=3010;
 
-struct Cluster {
-    names: String,
-    broker: SocketAddr,
-    /// Ends with it, if it is ours.
-    _own: Option<(Running, Registrar, watch::Sender<bool>, tempfile::TempDir)>,
-}
-
-async fn cluster() -> Cluster {
-    if let Ok(others) = std::env::var("MQ_DASHBOARD") {
-        let (names, broker) = others.split_once(' ').unwrap();
-        return Cluster { names: names.into(), broker: broker.parse().unwrap(), _own: None };
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let (stop, stopped) = watch::channel(false);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let names = listener.local_addr().unwrap().to_string();
-    let conf = NamesrvConf { kv_config_path: dir.path().join("kv.json"), ..Default::default() };
-    NameServer::start(conf, listener, stopped).unwrap();
-    let conf = BrokerConf {
-        broker_name: "broker-a".into(),
-        store_path_root_dir: dir.path().join("store"),
-        bind_address: Ipv4Addr::LOCALHOST.into(),
-        mapped_file_size_commit_log: 1 << 20,
-        max_index_num: 2000,
-        max_hash_slot_num: 500,
-        ..BrokerConf::default()
-    };
-    let mut settings = Settings::of(&conf).unwrap();
-    settings.listen.set_port(0);
-    let running = start_with(settings).await;
-    let (service, addr) = (running.service.clone(), running.addr);
-    let broker = service.broker.clone();
-    let what = move || Registration {
-        cluster: broker.config().cluster.clone(),
-        broker_name: broker.config().name.clone(),
-        broker_addr: addr.to_string(),
-        topics: broker.topics().all(),
-        ..Registration::default()
-    };
-    let timing = Timing { period: Duration::from_secs(60), timeout: TIMEOUT };
-    let registrar =
-        Registrar::start(std::slice::from_ref(&names), timing, Default::default(), what);
-    service.broker.on_topics_changed(Box::new(registrar.changed()));
-    let _ = service.registered.set(registrar.told());
-    Cluster { names, broker: addr, _own: Some((running, registrar, stop, dir)) }
-}
-
 fn check(read: &str, answer: &Response) -> Result<(), String> {
     if let Some((one, other)) = read.split_once('|') {
         return check(one, answer).or_else(|_| check(other, answer));
@@ -174,9 +120,15 @@ fn record_len(bytes: &[u8]) -> Option<usize> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_pages_of_the_dashboard_have_what_they_read() {
-    let cluster = cluster().await;
-    let mut names = Client::connect(&cluster.names, TIMEOUT).await.unwrap();
-    let mut broker = Client::connect(&cluster.broker.to_string(), TIMEOUT).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let others = std::env::var("MQ_DASHBOARD").ok();
+    let cluster = Cluster::start(dir.path(), |_| {}).await;
+    let (names, addr) = match others.as_ref().map(|others| others.split_once(' ').unwrap()) {
+        Some((names, broker)) => (names, broker.parse().unwrap()),
+        None => (&*cluster.names, cluster.running.addr),
+    };
+    let mut names = Client::connect(names, TIMEOUT).await.unwrap();
+    let mut broker = Client::connect(&addr.to_string(), TIMEOUT).await.unwrap();
     let mut known: HashMap<String, String> = HashMap::new();
     let mut wrong = Vec::new();
     for (page, method, to, code, asked, reads) in ASKED {
@@ -203,17 +155,15 @@ async fn the_pages_of_the_dashboard_have_what_they_read() {
             ));
         }
         if *code == 200 {
-            let consumer = Consumer::join(cluster.broker, "member").await;
+            let consumer = Consumer::join(addr, "member").await;
             tokio::spawn(consumer.answer_all());
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    if cluster._own.is_none() {
-        return;
-    }
-    for code in REFUSED {
+    for code in REFUSED.filter(|_| others.is_none()) {
         let answer = call(&mut broker, Command::new(code)).await;
         let says = format!(" request type {code} not supported");
         assert_eq!((answer.code, answer.remark.as_deref()), (3, Some(&*says)));
     }
+    cluster.running.stop().await.unwrap();
 }

@@ -1,80 +1,23 @@
 //! `mqadmin` as a user runs it, against a broker and a name server in the test's process.
 #![allow(clippy::unwrap_used, reason = "a test that fails is a failed test")]
 
+#[path = "../../frontend-tcp/tests/common/cluster.rs"]
+mod cluster;
 #[path = "../../frontend-tcp/tests/common/consumer.rs"]
 mod consumer;
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
-use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use cluster::Cluster;
 use consumer::Consumer;
-use mq_broker::config::{BrokerConf, NamesrvConf};
-use mq_broker::namesrv::NameServer;
-use mq_broker::namesrv::register::{Registrar, Registration, Timing};
-use mq_broker::run::{self, Running, Settings};
 use mq_broker::wire::client::Client;
 use mq_broker::wire::codes::request;
 use mq_broker::wire::command;
 use serde_json::Value;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
-
-struct Cluster {
-    running: Running,
-    names: String,
-    _registrar: Registrar,
-    _stop: watch::Sender<bool>,
-}
-
-async fn start(home: &Path) -> Cluster {
-    std::fs::create_dir_all(home.join("conf")).unwrap();
-    // Without access control there is nothing to administer of it.
-    let accounts = "globalWhiteRemoteAddresses: [127.0.0.1]\naccounts: []\n";
-    std::fs::write(home.join("conf/plain_acl.yml"), accounts).unwrap();
-    let (stop, stopped) = watch::channel(false);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let names = listener.local_addr().unwrap().to_string();
-    let conf = NamesrvConf { kv_config_path: home.join("kv.json"), ..Default::default() };
-    NameServer::start(conf, listener, stopped).unwrap();
-
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    let conf = BrokerConf {
-        broker_name: "broker-a".into(),
-        acl_enable: true,
-        trace_topic_enable: true,
-        rocketmq_home: Some(home.into()),
-        store_path_root_dir: home.join("store"),
-        bind_address: Ipv4Addr::LOCALHOST.into(),
-        broker_ip1: Some(Ipv4Addr::LOCALHOST.into()),
-        listen_port: addr.port(),
-        mapped_file_size_commit_log: 1 << 20,
-        max_index_num: 2000,
-        max_hash_slot_num: 500,
-        ..BrokerConf::default()
-    };
-    let (opened, ..) = run::open(Settings::of(&conf).unwrap(), &mut |_, _| {}).unwrap();
-    let running = run::serve(opened.service, listener, Default::default()).await.unwrap();
-    let broker = running.service.broker.clone();
-    let what = move || Registration {
-        cluster: broker.config().cluster.clone(),
-        broker_name: broker.config().name.clone(),
-        broker_addr: addr.to_string(),
-        topics: broker.topics().all(),
-        ..Registration::default()
-    };
-    let timing = Timing { period: Duration::from_secs(60), timeout: TIMEOUT };
-    let registrar =
-        Registrar::start(std::slice::from_ref(&names), timing, Default::default(), what);
-    running.service.broker.on_topics_changed(Box::new(registrar.changed()));
-    let _ = running.service.registered.set(registrar.told());
-    Cluster { running, names, _registrar: registrar, _stop: stop }
-}
 
 fn mqadmin(names: &str, line: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mqadmin"));
@@ -204,7 +147,15 @@ const FAILURES: &[(&str, i32, &str)] = &[
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_shows_what_it_found_or_says_why_not() {
     let home = tempfile::tempdir().unwrap();
-    let cluster = start(home.path()).await;
+    // Without access control there is nothing to administer of it.
+    std::fs::create_dir_all(home.path().join("conf")).unwrap();
+    let accounts = "globalWhiteRemoteAddresses: [127.0.0.1]\naccounts: []\n";
+    std::fs::write(home.path().join("conf/plain_acl.yml"), accounts).unwrap();
+    let cluster = Cluster::start(home.path(), |conf| {
+        conf.rocketmq_home = Some(home.path().into());
+        (conf.acl_enable, conf.trace_topic_enable) = (true, true);
+    })
+    .await;
     let (names, broker) = (cluster.names.clone(), cluster.running.addr.to_string());
     let dir = home.path().join("export").display().to_string();
     let mut ids = (String::new(), String::new());
