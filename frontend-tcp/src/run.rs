@@ -1,6 +1,5 @@
 //! Puts a broker together: store, rules, listeners, background; and takes it apart again.
 
-use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -21,13 +20,14 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::acl::{Acl, AclError};
-use crate::config::{self, BrokerConf, FlushDiskType, MetricsExporterType, SetError};
+use crate::config::properties::{Kept, read_kept, write_kept};
+use crate::config::{BrokerConf, FlushDiskType, MetricsExporterType, SetError};
 use crate::conn::Reply;
 use crate::handle::admin::ConfigAccess;
 use crate::handle::{BrokerService, Tuning, pull};
 use crate::hold::{Holds, Pull};
 use crate::metrics::{self, Metrics};
-use crate::server::{self, Limits};
+use crate::server::{self, Limits, Sockets};
 use crate::tls::{self, TlsError};
 
 /// How often pulls whose time is over are answered, and silent clients looked for.
@@ -159,6 +159,11 @@ impl Settings {
                 connections: now.max_connections,
                 in_flight: now.max_in_flight_bytes,
                 idle: Duration::from_secs(now.server_channel_max_idle_time_seconds.unsigned_abs()),
+                sockets: Sockets {
+                    backlog: now.server_socket_backlog,
+                    receive: now.server_socket_rcv_buf_size,
+                    send: now.server_socket_snd_buf_size,
+                },
                 ..Limits::default()
             },
             tuning: tuning(&now),
@@ -221,6 +226,7 @@ fn tuning(conf: &BrokerConf) -> Tuning {
         pull_capacity: conf.pull_thread_pool_queue_capacity,
         notify_changes: conf.notify_consumer_ids_changed_enable,
         property_filter: conf.enable_property_filter,
+        store_replies: conf.store_reply_message_enable,
     }
 }
 
@@ -228,19 +234,13 @@ fn tuning(conf: &BrokerConf) -> Tuning {
 const OVERRIDES: &str = "config/broker.properties";
 
 /// Reads the settings that were changed while a broker ran on the store in `root`.
-pub fn read_overrides(root: &Path) -> BTreeMap<String, String> {
-    let text = std::fs::read_to_string(root.join(OVERRIDES)).unwrap_or_default();
-    let entries = config::read_properties(&text).unwrap_or_default();
-    entries.into_iter().map(|e| (e.key, e.value)).collect()
+pub fn read_overrides(root: &Path) -> Kept {
+    read_kept(&root.join(OVERRIDES))
 }
 
-fn write_overrides(
-    service: &BrokerService,
-    kept: &BTreeMap<String, String>,
-) -> mq_store::Result<()> {
+fn write_overrides(service: &BrokerService, kept: &Kept) -> mq_store::Result<()> {
     let store = service.broker.store();
-    let lines: String = kept.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
-    store.fs().replace(&store.config().root.join(OVERRIDES), lines.as_bytes(), None)
+    write_kept(store.fs(), &store.config().root.join(OVERRIDES), kept)
 }
 
 /// A broker with its store open, not yet reachable.
@@ -353,7 +353,7 @@ pub async fn serve(
     ))];
     // Old clients send to this port (the "VIP channel"). Without it they use the other one.
     let fast = SocketAddr::new(addr.ip(), addr.port().saturating_sub(2));
-    match server::bind(fast, "listenPort - 2, for old clients").await {
+    match server::bind(fast, "listenPort - 2, for old clients", &limits.sockets) {
         Ok(listener) => {
             let (service, stopped) = (service.clone(), stopped.clone());
             tasks.push(tokio::spawn(server::serve(listener, service, limits, tls(), stopped)));
@@ -362,7 +362,8 @@ pub async fn serve(
     }
     let (mut metrics, mut watched) = (None, None);
     if let Some(at) = service.metrics.listen {
-        let listener = server::bind(at, "metricsPromExporterHost, metricsPromExporterPort").await?;
+        let listener =
+            server::bind(at, "metricsPromExporterHost, metricsPromExporterPort", &limits.sockets)?;
         metrics = Some(listener.local_addr()?);
         watched = Some(tokio::spawn(metrics::http::serve(listener, service.clone())));
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
@@ -55,6 +55,23 @@ pub struct Limits {
     pub in_flight: usize,
     /// Silence after which a connection is closed.
     pub idle: Duration,
+    pub sockets: Sockets,
+}
+
+/// What the system is told of a listener.
+#[derive(Clone, Copy, Debug)]
+pub struct Sockets {
+    /// Connections that may wait to be accepted.
+    pub backlog: u32,
+    /// Bytes of the buffers of each connection; 0 leaves them to the system.
+    pub receive: u32,
+    pub send: u32,
+}
+
+impl Default for Sockets {
+    fn default() -> Sockets {
+        Sockets { backlog: 1024, receive: 0, send: 0 }
+    }
 }
 
 impl Default for Limits {
@@ -64,6 +81,7 @@ impl Default for Limits {
             connections: 50_000,
             in_flight: 256 << 20,
             idle: Duration::from_secs(120),
+            sockets: Sockets::default(),
         }
     }
 }
@@ -323,9 +341,23 @@ pub fn not_supported(code: i32) -> Reply {
     Command::refusal(response::REQUEST_CODE_NOT_SUPPORTED, remark).into()
 }
 
+fn listen(addr: SocketAddr, sockets: &Sockets) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    // Connections get what their listener has.
+    if sockets.receive > 0 {
+        socket.set_recv_buffer_size(sockets.receive)?;
+    }
+    if sockets.send > 0 {
+        socket.set_send_buffer_size(sockets.send)?;
+    }
+    socket.bind(addr)?;
+    socket.listen(sockets.backlog)
+}
+
 /// Binds a listener, with an error that says what to do.
-pub async fn bind(addr: SocketAddr, what: &str) -> io::Result<TcpListener> {
-    TcpListener::bind(addr).await.map_err(|e| {
+pub fn bind(addr: SocketAddr, what: &str, sockets: &Sockets) -> io::Result<TcpListener> {
+    listen(addr, sockets).map_err(|e| {
         let hint = match e.kind() {
             io::ErrorKind::AddrInUse => {
                 "; another process listens there: stop it, or choose another port"
@@ -338,4 +370,26 @@ pub async fn bind(addr: SocketAddr, what: &str) -> io::Result<TcpListener> {
         };
         io::Error::new(e.kind(), format!("cannot listen on {addr} ({what}): {e}{hint}"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_have_the_buffers_that_are_asked_for() {
+        let buffers = async |sockets: &Sockets| {
+            let listener = bind(([127, 0, 0, 1], 0).into(), "a test", sockets).unwrap();
+            let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (accepted, _) = listener.accept().await.unwrap();
+            let socket = TcpSocket::from_std_stream(accepted.into_std().unwrap());
+            (socket.recv_buffer_size().unwrap(), socket.send_buffer_size().unwrap())
+        };
+        let asked = Sockets { receive: 30_000, send: 20_000, ..Sockets::default() };
+        // Linux takes as much again for itself.
+        let doubled = |got: u32, asked: u32| got == asked || got == 2 * asked;
+        let got = buffers(&asked).await;
+        assert!(doubled(got.0, 30_000) && doubled(got.1, 20_000), "{got:?}");
+        assert_ne!(buffers(&Sockets::default()).await, got);
+    }
 }

@@ -6,20 +6,19 @@ mod common;
 
 use std::sync::{Arc, Mutex};
 
-use bytes::{Buf, BytesMut};
+use common::cluster::conf;
+use common::consumer::Consumer;
 use common::*;
 use mq_broker::conn::{Conn, Reply, Request, Response};
 use mq_broker::handle::admin::ConfigAccess;
-use mq_broker::run::Running;
+use mq_broker::run::{Settings, read_overrides};
 use mq_broker::server::Service;
 use mq_broker::wire::client::Client;
 use mq_broker::wire::codes::request;
-use mq_broker::wire::command::{Command, Head, Outgoing, decode};
-use mq_broker::wire::frame::{Encoding, FrameLimits, Parsed, parse};
+use mq_broker::wire::command::{Command, Head};
+use mq_broker::wire::frame::Encoding;
 use mq_store::store::as_record;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 fn text(response: &Response) -> &str {
     std::str::from_utf8(&response.body).unwrap()
@@ -50,57 +49,6 @@ async fn commit(client: &mut Client, queue_id: i32, offset: i64) {
         .field("queueId", queue_id)
         .field("commitOffset", offset);
     assert_eq!(call(client, command).await.code, 0);
-}
-
-/// A consumer that answers by hand.
-struct Consumer {
-    stream: TcpStream,
-    buf: BytesMut,
-}
-
-impl Consumer {
-    /// A member `id` of group G that wants topic T.
-    async fn join(running: &Running, id: &str) -> Consumer {
-        let body = json!({"clientID": id, "producerDataSet": [], "consumerDataSet": [{
-            "groupName": "G", "consumeType": "CONSUME_PASSIVELY", "messageModel": "CLUSTERING",
-            "consumeFromWhere": "CONSUME_FROM_LAST_OFFSET", "subscriptionDataSet": [
-                {"topic": "T", "subString": "*", "subVersion": 1, "expressionType": "TAG"}]}]});
-        let stream = TcpStream::connect(running.addr).await.unwrap();
-        let mut consumer = Consumer { stream, buf: BytesMut::new() };
-        let heartbeat = Command::new(request::HEART_BEAT).body(body.to_string());
-        consumer.send(|out| heartbeat.encode_request(1, false, Encoding::Json, out)).await;
-        consumer.next(0).await;
-        consumer
-    }
-
-    async fn send(&mut self, write: impl FnOnce(&mut Outgoing)) {
-        let mut out = Outgoing::default();
-        write(&mut out);
-        self.stream.write_all(&out.bytes).await.unwrap();
-    }
-
-    /// The next command of a code: its opaque number, and all else of it.
-    async fn next(&mut self, code: i32) -> (i32, Response) {
-        loop {
-            if let Parsed::Frame(frame, total) = parse(&self.buf, &FrameLimits::default()).unwrap()
-            {
-                let head = decode(frame.encoding, frame.header).unwrap();
-                let found =
-                    (head.code == code).then(|| (head.opaque, Response::of(&head, frame.body)));
-                self.buf.advance(total);
-                match found {
-                    Some(found) => return found,
-                    None => continue,
-                }
-            }
-            let read = self.stream.read_buf(&mut self.buf);
-            assert!(tokio::time::timeout(TIMEOUT, read).await.unwrap().unwrap() > 0);
-        }
-    }
-
-    async fn answer(&mut self, opaque: i32, command: Command) {
-        self.send(|out| command.encode_response(opaque, Encoding::Json, out)).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -286,7 +234,7 @@ async fn requests_go_on_to_consumers_and_their_answers_back() {
     commit(&mut admin, 0, 0).await;
     assert_eq!(call(&mut admin, reset("G")).await.code, 206, "nobody is there to be told");
 
-    let mut consumer = Consumer::join(&running, "c1").await;
+    let mut consumer = Consumer::join(running.addr, "c1").await;
     let connections = |group: &'static str| {
         Command::new(request::GET_CONSUMER_CONNECTION_LIST).field("consumerGroup", group)
     };
@@ -423,5 +371,50 @@ async fn who_is_elsewhere_may_look_and_not_change() {
     assert!(text(&config).starts_with("a=1\nb=2\nbrokerRole="), "{}", text(&config));
     let version: Value = serde_json::from_str(&config.fields["version"]).unwrap();
     assert_eq!(version["counter"], json!(1));
+    running.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn settings_change_all_or_none_and_those_of_other_brokers_are_passed_by() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = Settings::of(&conf(dir.path())).unwrap();
+    settings.listen.set_port(0);
+    let running = start_with(settings).await;
+    let mut client = connect(&running).await;
+    let update = |text: &'static str| Command::new(request::UPDATE_BROKER_CONFIG).body(text);
+    let answer = call(&mut client, update("onlyIn5x=1\nfileReservedTime=48\n")).await;
+    assert_eq!((answer.code, answer.remark), (0, None));
+    for (text, why) in [
+        ("fileReservedTime=50\nlistenPort=1\n", "listenPort takes effect at start only"),
+        ("fileReservedTime=50\nbrokerPermission=9\n", "brokerPermission has the value \"9\""),
+    ] {
+        let answer = call(&mut client, update(text)).await;
+        assert!(answer.code == 1 && answer.remark.clone().unwrap().starts_with(why), "{answer:?}");
+    }
+    let config = call(&mut client, Command::new(request::GET_BROKER_CONFIG)).await;
+    let config = text(&config);
+    assert!(config.contains("\nfileReservedTime=48\n") && !config.contains("onlyIn5x"), "{config}");
+    let kept = read_overrides(dir.path());
+    assert_eq!(kept, [("fileReservedTime".to_owned(), "48".to_owned())].into());
+    running.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn consumers_that_are_too_old_are_not_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = start(dir.path()).await;
+    let mut admin = connect(&running).await;
+    let sent = call(&mut admin, send_command("T", "hello", "")).await;
+    // 61 is the version before the first that answers, V3_1_8_SNAPSHOT.
+    let _old = Consumer::join_as(running.addr, "old", 61).await;
+    for code in [request::GET_CONSUMER_RUNNING_INFO, request::CONSUME_MESSAGE_DIRECTLY] {
+        let ask = Command::new(code)
+            .field("consumerGroup", "G")
+            .field("clientId", "old")
+            .field("msgId", sent.fields["msgId"].clone());
+        let answer = call(&mut admin, ask).await;
+        let why = "The Consumer <old> Version <61> too low to finish, please upgrade it to V3_1_8_SNAPSHOT";
+        assert_eq!((answer.code, answer.remark.as_deref()), (1, Some(why)));
+    }
     running.stop().await.unwrap();
 }

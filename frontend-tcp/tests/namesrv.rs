@@ -36,7 +36,7 @@ async fn serve_at(addr: &str, change: impl FnOnce(&mut NamesrvConf)) -> Served {
     change(&mut conf);
     let clock = Arc::new(ManualClock::at(1_000_000));
     let (server, notes) = NameServer::new(conf, clock.clone());
-    assert!(notes.is_empty());
+    assert!(notes.iter().all(|note| note.ends_with("as it was set while a name server ran")));
     let listener = TcpListener::bind(addr).await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
     let (stop, stopped) = watch::channel(false);
@@ -252,6 +252,19 @@ async fn configuration() {
     call(&mut client, update("enableAllTopicList=false")).await;
     let all = ask(&mut client, request::GET_ALL_TOPIC_LIST_FROM_NAMESERVER, &[]).await;
     assert_eq!((all.code, all.remark.as_deref()), (1, Some("disable")));
+
+    // Another one on these files.
+    let conf =
+        NamesrvConf { kv_config_path: served.dir.path().join("kv.json"), ..Default::default() };
+    let (_, notes) = NameServer::new(conf.clone(), served.clock.clone());
+    assert_eq!(
+        notes,
+        ["enableAllTopicList=false", "orderMessageEnable=true"]
+            .map(|set| format!("{set}, as it was set while a name server ran"))
+    );
+    let again = serve_at("127.0.0.1:0", |c| *c = conf).await;
+    let config = ask(&mut again.client().await, request::GET_NAMESRV_CONFIG, &[]).await;
+    assert!(text(&config).contains("enableAllTopicList=false\n"), "{}", text(&config));
 }
 
 /// The body that brokers send with compressedRegister=true.

@@ -17,6 +17,7 @@ final class Sending {
         into.put("send-refused", Sending::refused);
         into.put("send-autocreate", Sending::autoCreate);
         into.put("transaction", Sending::transaction);
+        into.put("transaction-immunity", Sending::immunity);
         into.put("namespace", Sending::namespace);
         into.put("query", Sending::query);
     }
@@ -142,6 +143,21 @@ final class Sending {
         // It was not there when the transaction began: its first answer is "unknown".
         Kit.await(60, "a question to the other", () -> other.size() >= 2);
         Kit.await(60, "its commit", () -> kit.everything(topic).stream().anyMatch(m -> Kit.text(m).equals("unknown,commit 9")));
+    }
+
+    /** Nobody is asked about a message for as long as it says. Java's brokers count each look at it in the meantime as a question. */
+    private static void immunity(Kit kit) throws Exception {
+        String topic = kit.topic(1);
+        Queue<String> asked = new ConcurrentLinkedQueue<>();
+        Message message = Kit.message(topic, "t", "k", "unknown,commit");
+        message.putUserProperty(MessageConst.PROPERTY_CHECK_IMMUNITY_TIME_IN_SECONDS, "6");
+        TransactionMQProducer producer = transactions(kit, kit.name("group"), asked);
+        long start = System.currentTimeMillis();
+        producer.sendMessageInTransaction(message, null);
+        Kit.await(40, "the question", () -> !asked.isEmpty());
+        long waited = System.currentTimeMillis() - start;
+        Kit.check(waited >= 5_500, "asked after %d ms of 6 s", waited);
+        Kit.await(20, "its commit", () -> !kit.everything(topic).isEmpty());
     }
 
     private static void async(Kit kit) throws Exception {

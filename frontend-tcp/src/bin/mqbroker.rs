@@ -118,14 +118,15 @@ fn start(args: Args) -> Result<(), Error> {
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let (stop, stopped) = watch::channel(false);
         // Ports first: who cannot listen should not wait for a store to be recovered.
-        let listener = server::bind(settings.listen, "listenPort, or --listen").await?;
+        let sockets = settings.limits.sockets;
+        let listener = server::bind(settings.listen, "listenPort, or --listen", &sockets)?;
         let mut name_server = None;
         let mut servers = conf.namesrv_addr.clone();
         if servers.0.is_empty() {
             let listen =
                 args.namesrv_listen.unwrap_or_else(|| SocketAddr::new(settings.listen.ip(), 9876));
-            let listener =
-                server::bind(listen, "the name server in this process, --namesrv-listen").await?;
+            let what = "the name server in this process, --namesrv-listen";
+            let listener = server::bind(listen, what, &sockets)?;
             let at = listener.local_addr()?;
             let own = NamesrvConf {
                 kv_config_path: conf.store_path_root_dir.join("config/kvConfig.json"),

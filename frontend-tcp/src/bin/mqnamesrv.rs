@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Parser;
 use mq_broker::config::NamesrvConf;
 use mq_broker::namesrv::NameServer;
+use mq_broker::namesrv::settings::Settings;
 use mq_broker::run::{log_to_stderr, say};
 use mq_broker::server;
 use tokio::signal::unix::{SignalKind, signal};
@@ -51,14 +52,15 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         tracing::warn!("{warning}");
     }
     if args.print {
-        let lines = conf.get_all().into_iter().map(|(key, value)| format!("{key}={value}\n"));
+        let conf = Settings::open(conf, &mut Vec::new());
+        let lines = conf.now().get_all().into_iter().map(|(key, value)| format!("{key}={value}\n"));
         say(&lines.collect::<String>());
         return Ok(());
     }
     let listen = args.listen.unwrap_or(SocketAddr::new(conf.bind_address, conf.listen_port));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let listener = server::bind(listen, "listenPort, or --listen").await?;
+        let listener = server::bind(listen, "listenPort, or --listen", &conf.sockets())?;
         let address = listener.local_addr()?;
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

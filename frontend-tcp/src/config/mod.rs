@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 pub use properties::{Entry, read_properties};
 pub use value::*;
 
+use crate::server::Sockets;
+
 /// Why a configuration cannot be used. Each says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfError {
@@ -309,6 +311,7 @@ conf! {
     flush_delay_offset_interval: i64 = 10_000, "flushDelayOffsetInterval" in PERIOD;
     reject_transaction_message: bool = false, "rejectTransactionMessage", run_time;
     enable_property_filter: bool = false, "enablePropertyFilter", run_time;
+    store_reply_message_enable: bool = true, "storeReplyMessageEnable", run_time;
     acl_enable: bool = false, "aclEnable";
     /// Where the files of access control are: the environment's `ROCKETMQ_HOME` unless it is said.
     rocketmq_home: Option<PathBuf> = std::env::var_os("ROCKETMQ_HOME").map(PathBuf::from),
@@ -323,6 +326,10 @@ conf! {
     region_id: String = "DefaultRegion".into(), "regionId";
     server_channel_max_idle_time_seconds: i64 = 120,
         "serverChannelMaxIdleTimeSeconds" in 1..=86_400;
+    server_socket_backlog: u32 = 1024, "serverSocketBacklog" in 1..=1 << 20;
+    /// Bytes; 0 leaves it to the system.
+    server_socket_rcv_buf_size: u32 = 0, "serverSocketRcvBufSize" in 0..=1 << 30;
+    server_socket_snd_buf_size: u32 = 0, "serverSocketSndBufSize" in 0..=1 << 30;
     /// Milliseconds until a half message is first checked.
     transaction_time_out: i64 = 6_000, "transactionTimeOut" in PERIOD, run_time;
     transaction_check_max: i32 = 15, "transactionCheckMax" in 0..=i32::MAX, run_time;
@@ -414,8 +421,7 @@ const BROKER_IGNORED: &[Ignored] = &[
     ),
     (
         "sockets are left as the system sets them up",
-        "serverPooledByteBufAllocatorEnable serverSocketBacklog serverSocketRcvBufSize
-        serverSocketSndBufSize writeBufferHighWaterMark writeBufferLowWaterMark
+        "serverPooledByteBufAllocatorEnable writeBufferHighWaterMark writeBufferLowWaterMark
         channelNotActiveInterval clientChannelMaxIdleTimeSeconds clientCloseSocketIfTimeout
         clientPooledByteBufAllocatorEnable clientSocketRcvBufSize clientSocketSndBufSize
         connectTimeoutMillis useTLS transferMsgByHeap",
@@ -447,7 +453,7 @@ const BROKER_IGNORED: &[Ignored] = &[
         maxMsgsNumBatch commercialBaseCount commercialBigCount commercialEnable
         commercialTimerCount commercialTransCount consumerFallbehindThreshold
         disableConsumeIfConsumerReadSlowly fetchNamesrvAddrByAddressServer
-        rmqAddressServerDomain rmqAddressServerSubGroup highSpeedMode storeReplyMessageEnable",
+        rmqAddressServerDomain rmqAddressServerSubGroup highSpeedMode",
     ),
     (
         "it is always done the usual way",
@@ -483,6 +489,10 @@ conf! {
         "deleteTopicWithBrokerRegistration", run_time;
     server_channel_max_idle_time_seconds: i64 = 120,
         "serverChannelMaxIdleTimeSeconds" in 1..=86_400;
+    server_socket_backlog: u32 = 1024, "serverSocketBacklog" in 1..=1 << 20;
+    /// Bytes; 0 leaves it to the system.
+    server_socket_rcv_buf_size: u32 = 0, "serverSocketRcvBufSize" in 0..=1 << 30;
+    server_socket_snd_buf_size: u32 = 0, "serverSocketSndBufSize" in 0..=1 << 30;
     /// Who besides this machine may change configuration and delete (a key of our own).
     admin_allowed_addresses: IpRanges = IpRanges::default(), "adminAllowedAddresses";
     /// Connections at a time (a key of our own).
@@ -492,6 +502,14 @@ conf! {
 }
 
 impl NamesrvConf {
+    pub fn sockets(&self) -> Sockets {
+        Sockets {
+            backlog: self.server_socket_backlog,
+            receive: self.server_socket_rcv_buf_size,
+            send: self.server_socket_snd_buf_size,
+        }
+    }
+
     fn finish(&mut self) -> Result<Vec<String>, ConfError> {
         self.tls.read_config_file()
     }
@@ -512,14 +530,14 @@ const NAMESRV_IGNORED: &[Ignored] = &[
     ),
     (
         "sockets are left as the system sets them up",
-        "serverPooledByteBufAllocatorEnable serverSocketBacklog serverSocketRcvBufSize
-        serverSocketSndBufSize writeBufferHighWaterMark writeBufferLowWaterMark useTLS",
+        "serverPooledByteBufAllocatorEnable writeBufferHighWaterMark writeBufferLowWaterMark
+        useTLS",
     ),
     (
         "the feature is not there",
         "notifyMinBrokerIdChanged needWaitForService waitSecondsForService",
     ),
-    ("what is changed at run time is not kept", "configStorePath configBlackList"),
+    ("what is changed at run time is kept beside kvConfigPath", "configStorePath configBlackList"),
     ("there is no home folder", "rocketmqHome productEnvName"),
 ];
 

@@ -1,4 +1,9 @@
-//! Properties files, as Java reads them.
+//! Properties files, as Java reads them; settings that were changed at run time, kept in one.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use mq_store::os::fs::Fs;
 
 /// One pair of a properties file, with the line it begins on, counted from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +45,24 @@ pub fn read_properties(text: &str) -> Result<Vec<Entry>, (usize, String)> {
         entries.push(Entry { line, key: unescape(key)?, value: unescape(rest)? });
     }
     Ok(entries)
+}
+
+/// Settings that were changed while a server ran. They outlive it.
+pub type Kept = BTreeMap<String, String>;
+
+/// Reads them; none if the file is not there, or is no properties file.
+pub fn read_kept(file: &Path) -> Kept {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let entries = read_properties(&text).unwrap_or_default();
+    entries.into_iter().map(|e| (e.key, e.value)).collect()
+}
+
+/// Returns when they are on the disk.
+pub fn write_kept(fs: &Fs, file: &Path, kept: &Kept) -> mq_store::Result<()> {
+    let lines: String = kept.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
+    // A new store has no such folder yet.
+    fs.create_dir(file.parent().unwrap_or(Path::new(".")))?;
+    fs.replace(file, lines.as_bytes(), None)
 }
 
 fn unescape(text: &str) -> Result<String, String> {

@@ -28,6 +28,7 @@ macro_rules! settings {
 }
 settings! {
     u16: "a number from 0 to 65535", |t| t.parse().ok(), u16::to_string;
+    u32: "a number", |t| t.parse().ok(), u32::to_string;
     i32: "a number", |t| t.parse().ok(), i32::to_string;
     i64: "a number", |t| t.parse().ok(), i64::to_string;
     usize: "a number", |t| t.parse().ok(), usize::to_string;

@@ -51,6 +51,8 @@ pub struct Tuning {
     pub notify_changes: bool,
     /// Expressions over properties are served (`enablePropertyFilter`).
     pub property_filter: bool,
+    /// Replies are stored before they are pushed (`storeReplyMessageEnable`).
+    pub store_replies: bool,
 }
 
 impl Default for Tuning {
@@ -63,6 +65,7 @@ impl Default for Tuning {
             pull_capacity: 100_000,
             notify_changes: true,
             property_filter: false,
+            store_replies: true,
         }
     }
 }

@@ -17,15 +17,25 @@ const PUSH_TIMEOUT: Duration = Duration::from_secs(10);
 /// The client that asked.
 const REPLY_TO_CLIENT: &str = "REPLY_TO_CLIENT";
 
-/// Stores a reply and pushes it to who waits for it. The answer says whether that has it.
+/// Stores a reply, if replies are stored, and pushes it to who waits for it. The answer says
+/// whether that has it.
 pub fn reply(service: &BrokerService, conn: &Arc<Conn>, request: &Request<'_>) -> Handled {
     let h = SendHeader::of(&request.head.fields)?;
     let text = h.properties.unwrap_or_default();
     let failed = |why: String| Failure::Code(response::SYSTEM_ERROR, why);
     let client = properties::get(text.as_bytes(), REPLY_TO_CLIENT)
         .ok_or_else(|| failed(format!("reply message properties[{REPLY_TO_CLIENT}] is null")))?;
-    let sent = service.broker.send(&sending(&h, conn, request.body))?;
-    let answer = with_region(service, sent_fields(service, &sent));
+    let sending = sending(&h, conn, request.body);
+    let (stored_ms, fields) = if service.tuning().store_replies {
+        let sent = service.broker.send(&sending)?;
+        (sent.appended.store_timestamp, sent_fields(service, &sent))
+    } else {
+        service.broker.topic_to_send(&sending)?;
+        // What Java's broker says of what is nowhere.
+        let nowhere = Command::ok().field("msgId", "0").field("queueId", h.queue_id);
+        (service.broker.now_ms(), nowhere.field("queueOffset", 0))
+    };
+    let answer = with_region(service, fields);
     let not_pushed = |why: String| Command {
         code: response::SYSTEM_ERROR,
         remark: Some(why.into()),
@@ -49,7 +59,7 @@ pub fn reply(service: &BrokerService, conn: &Arc<Conn>, request: &Request<'_>) -
         .field("unitMode", h.unit_mode)
         .field("bornHost", conn.peer().to_string())
         .field("storeHost", service.advertised.to_string())
-        .field("storeTimestamp", sent.appended.store_timestamp)
+        .field("storeTimestamp", stored_ms)
         .body(request.body.to_vec());
     let failed = not_pushed(format!("push reply message to <{client}>fail."));
     let (ticket, taken) = (request.ticket(conn), waiting.ask(push));

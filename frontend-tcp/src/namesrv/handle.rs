@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockReadGuard};
 use std::time::Duration;
 
 use mq_store::broker::topics::{DataVersion, TopicConfig, TopicTable};
@@ -16,8 +16,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::kv::Kv;
+use super::settings::Settings;
 use super::table::{MAX_NAME, QueueData, Refused, Registering, Routes};
-use crate::config::{NamesrvConf, SetError, read_properties};
+use crate::config::{NamesrvConf, read_properties};
 use crate::conn::{Conn, Reply, Request};
 use crate::handle::Failure;
 use crate::run::WATCH;
@@ -40,7 +41,7 @@ const MAX_BODY: u64 = 16 << 20;
 
 /// A name server without its socket.
 pub struct NameServer {
-    conf: RwLock<NamesrvConf>,
+    settings: Arc<Settings>,
     kv: Arc<Kv>,
     state: Mutex<State>,
     clock: Arc<dyn Clock>,
@@ -54,12 +55,13 @@ struct State {
 }
 
 impl NameServer {
-    /// A name server on its file. Also gives notes of what was wrong with that.
+    /// A name server on its files. Also gives notes: of what was wrong with them, and of settings
+    /// that were changed on them.
     pub fn new(conf: NamesrvConf, clock: Arc<dyn Clock>) -> (Arc<NameServer>, Vec<String>) {
         let mut notes = Vec::new();
         let kv = Arc::new(Kv::open(conf.kv_config_path.clone(), &mut notes));
-        let conf = RwLock::new(conf);
-        (Arc::new(NameServer { conf, kv, state: Mutex::default(), clock }), notes)
+        let settings = Arc::new(Settings::open(conf, &mut notes));
+        (Arc::new(NameServer { settings, kv, state: Mutex::default(), clock }), notes)
     }
 
     /// Serves a listener until `stop` changes.
@@ -110,8 +112,8 @@ impl NameServer {
         }
     }
 
-    fn conf(&self) -> NamesrvConf {
-        self.conf.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn conf(&self) -> RwLockReadGuard<'_, NamesrvConf> {
+        self.settings.now()
     }
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -264,8 +266,10 @@ fn register_broker(ns: &NameServer, conn: &Arc<Conn>, r: &Request<'_>) -> Result
         topics: topic_config_table.into_iter().map(named).collect(),
         filter_servers: body.filter_server_list,
     };
-    let conf = ns.conf();
-    let prune = conf.delete_topic_with_broker_registration;
+    let (prune, return_order) = {
+        let conf = ns.conf();
+        (conf.delete_topic_with_broker_registration, conf.return_order_topic_config_to_broker)
+    };
     let registered = {
         let mut state = ns.state();
         let known = state.routes.knows(h.cluster, h.addr);
@@ -285,7 +289,7 @@ fn register_broker(ns: &NameServer, conn: &Arc<Conn>, r: &Request<'_>) -> Result
         }
     }
     let orders = ns.kv.namespace(ORDER_TOPIC_CONFIG);
-    if let Some(table) = orders.filter(|_| conf.return_order_topic_config_to_broker) {
+    if let Some(table) = orders.filter(|_| return_order) {
         answer = answer.json(&json!({ "table": table }));
     }
     Ok(answer.into())
@@ -366,7 +370,7 @@ header! {
 fn route(ns: &NameServer, _: &Arc<Conn>, r: &Request<'_>) -> Result<Reply, Failure> {
     let h = Route::of(&r.head.fields)?;
     let (order, acting) = {
-        let conf = ns.conf.read().unwrap_or_else(PoisonError::into_inner);
+        let conf = ns.conf();
         (conf.order_message_enable, conf.support_acting_master)
     };
     let topic = h.topic.unwrap_or("null");
@@ -538,27 +542,20 @@ fn get_config(ns: &NameServer, _: &Arc<Conn>, _: &Request<'_>) -> Result<Reply, 
     Ok(Command::ok().body(lines.collect::<String>()).into())
 }
 
-/// Changes all keys of a properties text, or none. What it changes lasts until the next start.
+/// Changes all keys of a properties text, or none. Answers once the change is on the disk.
 fn update_config(ns: &NameServer, conn: &Arc<Conn>, r: &Request<'_>) -> Result<Reply, Failure> {
     let entries = std::str::from_utf8(r.body)
         .ok()
         .and_then(|text| read_properties(text).ok())
         .ok_or_else(|| failed(response::SYSTEM_ERROR, "string2Properties error"))?;
-    let mut conf = ns.conf.write().unwrap_or_else(PoisonError::into_inner);
-    let mut changed = conf.clone();
-    for entry in entries {
-        match changed.set(&entry.key, &entry.value) {
-            Ok(()) => tracing::info!("{} sets {}={}", conn.peer(), entry.key, entry.value),
-            Err(SetError::Unknown(_)) => {}
-            Err(e @ SetError::AtStart(_)) => {
-                let remark = format!("Can not update config in black list. {e}");
-                return Err(failed(response::NO_PERMISSION, remark));
-            }
-            Err(e) => return Err(failed(response::SYSTEM_ERROR, e.to_string())),
-        }
-    }
-    *conf = changed;
-    Ok(Command::ok().into())
+    let (settings, ticket, by) = (ns.settings.clone(), r.ticket(conn), conn.peer());
+    tokio::task::spawn_blocking(move || {
+        ticket.answer(match settings.change(entries, by) {
+            Ok(()) => Command::ok(),
+            Err(failure) => failure.command(),
+        });
+    });
+    Ok(Reply::Later)
 }
 
 #[cfg(test)]
