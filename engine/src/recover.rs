@@ -19,7 +19,7 @@ use crate::codec::checkpoint::Checkpoint;
 use crate::codec::lenient_json;
 use crate::codec::properties;
 use crate::codec::queue_unit::Unit;
-use crate::codec::record::{Entry, Record, decode, sys_flag};
+use crate::codec::record::{Entry, Record, RecordError, decode, sys_flag};
 use crate::config::StoreConfig;
 use crate::error::{Error, Result};
 use crate::log::scan::{self, Checks, End, Step, Why};
@@ -466,10 +466,8 @@ fn check_log(
             Step::Record(r) => (r, false),
             Step::BadBody(r) => {
                 let from = r.physical_offset().unsigned_abs();
-                let what = format!(
-                    "the body of a message of {} is not what was stored: reads pass it by",
-                    r.topic()
-                );
+                let why = r.check_body().err().unwrap_or(RecordError::BodyCrc);
+                let what = format!("a message of {}: {why}; reads pass it by", r.topic());
                 report.damage.push(Damage { from, to: from + r.size() as u64, what });
                 (r, true)
             }
