@@ -4,28 +4,30 @@
 //! where they agree with the log they save time, where they don't they are mended from it.
 //! Bytes that are cut off the log go to the folder `attic` first.
 
+mod batches;
 mod queues;
 mod walk_from;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use self::batches::BatchCheck;
 use self::queues::QueueCheck;
 pub use self::queues::is_of_an_earlier_life;
 use crate::codec::checkpoint::Checkpoint;
 use crate::codec::lenient_json;
 use crate::codec::properties;
-use crate::codec::queue_unit::Unit;
-use crate::codec::record::{Entry, Record, decode, sys_flag};
+use crate::codec::queue_unit::{BATCH_UNIT_LEN, UNIT_LEN, Unit};
+use crate::codec::record::{Entry, Record, RecordError, decode, sys_flag};
 use crate::config::StoreConfig;
 use crate::error::{Error, Result};
 use crate::log::scan::{self, Checks, End, Step, Why};
 use crate::os::fs::{Fs, NumberedFiles, list_numbered};
 use crate::os::map::MappedFile;
-use crate::queue::table::{QueueTable, folders};
+use crate::queue::table::QueueTable;
 use crate::segment::{Chain, Segment, file_name};
 use crate::summary::{self, Summary};
 
@@ -35,6 +37,8 @@ pub const SCHEDULE_TOPIC: &str = "SCHEDULE_TOPIC_XXXX";
 const CHECKPOINT_SLACK_MS: i64 = 3000;
 /// A clock may have been set back by so much since the checkpoint was written, ms.
 const CLOCK_SLACK_MS: i64 = 86_400_000;
+/// Bytes of a batch queue's file where there is none yet: RocketMQ's default.
+const BATCH_FILE_LEN: usize = 300_000 * BATCH_UNIT_LEN;
 
 /// What opening found, and did. Shown at start; nothing is dropped without a line here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -168,16 +172,22 @@ pub fn recover(
 
     let (log_dirs, queue_dir) = (log_dirs(config), root.join("consumequeue"));
     let (segments, log_file_len) = open_log(fs, config, &attic, &mut report)?;
-    let queue_file_len = queue_file_len(&queue_dir, config.queue_file_len)?;
+    let file_len = queue_file_len(&queue_dir, UNIT_LEN, config.queue_file_len)?;
+
     let log_limit = segments.last().map_or(0, Segment::limit);
     let checkpoint =
         read_checkpoint(root).believable(now_ms.saturating_add(CLOCK_SLACK_MS), log_limit);
-    let mut queues = QueueTable::open(fs, &queue_dir, queue_file_len, |path| {
+    let mut queues = QueueTable::open(fs, &queue_dir, file_len, |path| {
         report.notes.push(format!("{} is no queue file; moved to the attic", path.display()));
         attic.keep(path)
     })?;
 
-    queues.leave_alone(batch_topics(root)?);
+    let batch_dir = root.join("batchconsumequeue");
+    let file_len = queue_file_len(&batch_dir, BATCH_UNIT_LEN, BATCH_FILE_LEN)?;
+    queues.open_batches(&batch_dir, file_len, batch_topics(root), |path| {
+        report.notes.push(format!("{} is no queue file; moved to the attic", path.display()));
+        attic.keep(path)
+    })?;
     let log_min = segments.first().map_or(0, |s| s.base);
     let holds = |name| Summary::read(root, name).filter(|s| s.holds(&segments, &queues));
     let summary = if report.clean { holds(summary::CLEAN) } else { None };
@@ -186,6 +196,10 @@ pub fn recover(
         // What a killed process wrote since is in the page cache, perhaps not on the disk.
         let on_disk = synced.as_ref().map_or(0, |s| queue.behind(s.log_end));
         queue.is_on_disk(if report.clean { queue.max_offset() } else { on_disk });
+    }
+    for queue in queues.batches() {
+        let on_disk = synced.as_ref().map_or(0, |s| queue.behind(s.log_end));
+        queue.is_on_disk(if report.clean { queue.end() } else { on_disk });
     }
     let crc_from = match &synced {
         Some(synced) => synced.log_end,
@@ -227,6 +241,9 @@ pub fn recover(
     for queue in queues.all() {
         queue.follow_log(log_min)?;
     }
+    for queue in queues.batches() {
+        queue.follow_log(log_min)?;
+    }
     summary::remove(fs, root, summary::CLEAN)?;
     if report.clean && !report.fast && end.at > 0 {
         summary::distrust(fs, root)?;
@@ -235,19 +252,16 @@ pub fn recover(
     Ok(Recovered { log, last_time: end.last_time, queues, checkpoint, report })
 }
 
-/// Topics whose queues are of another kind, which we don't write: those that have a folder of such
-/// queues, and those of which a Java broker's settings say so.
-fn batch_topics(root: &Path) -> Result<HashSet<String>> {
-    let mut topics: HashSet<String> =
-        folders(&root.join("batchconsumequeue"))?.into_iter().map(|(topic, _)| topic).collect();
-    let text = std::fs::read_to_string(root.join("config/topics.json")).unwrap_or_default();
-    let settings = lenient_json::parse(&text).unwrap_or_default();
-    for (topic, settings) in settings["topicConfigTable"].as_object().into_iter().flatten() {
-        if settings["attributes"]["queue.type"] == "BatchCQ" {
-            topics.insert(topic.clone());
-        }
-    }
-    Ok(topics)
+/// Topics of which a Java broker's settings say that they have batch queues.
+fn batch_topics(root: &Path) -> Vec<String> {
+    let settings = ["config/topics.json", "config/topics.json.bak"].iter().find_map(|name| {
+        let text = std::fs::read_to_string(root.join(name)).ok()?;
+        lenient_json::parse(&text).ok().filter(|settings| settings.is_object())
+    });
+    let settings = settings.unwrap_or_default();
+    let all = settings["topicConfigTable"].as_object().into_iter().flatten();
+    let is_batch = |of: &serde_json::Value| of["attributes"]["queue.type"] == "BatchCQ";
+    all.filter(|(_, of)| is_batch(of)).map(|(topic, _)| topic.clone()).collect()
 }
 
 /// The folders that new files of the log go to.
@@ -376,8 +390,8 @@ fn open_log(
     Ok((segments, file_len))
 }
 
-/// Bytes of a ConsumeQueue file: the length that most of them have.
-pub fn queue_file_len(dir: &Path, configured: usize) -> Result<usize> {
+/// Bytes of a queue's file: the length that most of them have, of which `unit_len` is a part.
+pub fn queue_file_len(dir: &Path, unit_len: usize, configured: usize) -> Result<usize> {
     let mut lens: HashMap<u64, usize> = HashMap::new();
     for topic in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         for queue in std::fs::read_dir(topic.path()).into_iter().flatten().flatten() {
@@ -390,7 +404,7 @@ pub fn queue_file_len(dir: &Path, configured: usize) -> Result<usize> {
             }
         }
     }
-    lens.retain(|len, _| *len > 0 && len % 20 == 0);
+    lens.retain(|len, _| *len > 0 && len.is_multiple_of(unit_len as u64));
     let most = lens.into_iter().max_by_key(|(_, count)| *count);
     Ok(most.and_then(|(len, _)| usize::try_from(len).ok()).unwrap_or(configured))
 }
@@ -451,6 +465,7 @@ fn check_log(
         is_broken: false,
     };
     let from = walk.from;
+    let mut batches = BatchCheck::new(fs, segments, queues, from);
     if from > log_min {
         check.begin_at(from);
     } else if !report.clean {
@@ -466,10 +481,8 @@ fn check_log(
             Step::Record(r) => (r, false),
             Step::BadBody(r) => {
                 let from = r.physical_offset().unsigned_abs();
-                let what = format!(
-                    "the body of a message of {} is not what was stored: reads pass it by",
-                    r.topic()
-                );
+                let why = r.check_body().err().unwrap_or(RecordError::BodyCrc);
+                let what = format!("a message of {}: {why}; reads pass it by", r.topic());
                 report.damage.push(Damage { from, to: from + r.size() as u64, what });
                 (r, true)
             }
@@ -485,17 +498,20 @@ fn check_log(
             progress(at, log_limit);
             shown = at;
         }
-        let unit = unit_of(&record, &config.delay_levels_ms);
-        if let Some((offset, unit)) = unit.filter(|_| is_damaged) {
-            check.damaged(&record, offset, unit);
-        } else if let Some((offset, unit)) = unit {
-            let done = check.unit(&record, offset, unit).and_then(|()| check.light(&record, &unit));
-            if let Err(e) = done {
-                failed = Err(e);
+        let done = match unit_of(&record, &config.delay_levels_ms) {
+            Some((offset, unit)) if is_damaged => {
+                check.damaged(&record, offset, unit);
+                Ok(())
             }
-            if failed.is_err() || check.is_broken {
-                return ControlFlow::Break(());
+            Some((offset, unit)) => {
+                check.unit(&record, offset, unit).and_then(|()| check.light(&record, &unit))
             }
+            None if is_damaged || check.is_deleted(record.topic(), at) => Ok(()),
+            None => batches.record(&record),
+        };
+        failed = done;
+        if failed.is_err() || check.is_broken {
+            return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
     });
@@ -509,6 +525,9 @@ fn check_log(
     report.units_written = seen().map(|s| s.written).sum::<u64>() + check.light_units;
     report.queues_mended = seen().filter(|s| s.written > 0).count() as u64;
     report.queues_mended += check.cut_what_the_log_lacks(log_min, end.at)?;
+    let (mended, written) = batches.finish()?;
+    report.queues_mended += mended;
+    report.units_written += written;
     report.damage.append(&mut check.damage);
     Ok(end)
 }

@@ -27,7 +27,7 @@ pub struct Summary {
     pub last_time: i64,
     /// Queues that have units of records below `log_end`.
     queues: usize,
-    /// Sum of the offsets behind these units.
+    /// Sum of the offsets behind these units; of batch queues, of the places behind them.
     units: u64,
 }
 
@@ -76,7 +76,9 @@ impl Summary {
     /// Whether this is all there is.
     pub fn is_all(&self, segments: &[Segment], queues: &QueueTable) -> bool {
         matches!(entry(segments, self.log_end), None | Some(Ok(Entry::End)))
-            && queues.all().iter().map(|q| q.max_offset()).sum::<u64>() == self.units
+            && queues.all().iter().map(|q| q.max_offset()).sum::<u64>()
+                + queues.batches().iter().map(|q| q.end()).sum::<u64>()
+                == self.units
     }
 }
 
@@ -89,7 +91,9 @@ fn entry(
 }
 
 fn count(queues: &QueueTable, log_end: u64) -> (usize, u64) {
-    let behind = queues.all().into_iter().map(|q| q.behind(log_end)).filter(|n| *n > 0);
+    let behind = queues.all().into_iter().map(|q| q.behind(log_end));
+    let batches = queues.batches().into_iter().map(|q| q.behind(log_end));
+    let behind = behind.chain(batches).filter(|n| *n > 0);
     behind.fold((0, 0), |(queues, units), n| (queues + 1, units + n))
 }
 

@@ -16,7 +16,6 @@ use crate::codec::checkpoint::Checkpoint;
 use crate::codec::ids::index_hash;
 use crate::codec::lenient_json;
 use crate::codec::properties;
-use crate::codec::queue_unit::{BATCH_UNIT_LEN, BatchUnit};
 use crate::codec::record::{Entry, Record, decode};
 use crate::config::split_paths;
 use crate::error::{Error, Result};
@@ -26,6 +25,7 @@ use crate::log::scan::{self, Checks, End, Step};
 use crate::os::fs::Fs;
 use crate::os::lock::StoreLock;
 use crate::os::map::{MappedFile, Slice};
+use crate::queue::batch_queue::BatchQueue;
 use crate::queue::consume_queue::ConsumeQueue;
 use crate::queue::table::{folders, is_folder_name};
 use crate::recover::{list_log, log_file_len, read_checkpoint};
@@ -45,25 +45,6 @@ const MAX_CONFIG_LEN: u64 = 256 << 20;
 pub struct Misfit {
     pub path: PathBuf,
     pub what: String,
-}
-
-/// A queue of a batch topic (5.x).
-#[derive(Debug)]
-pub struct BatchQueue {
-    pub topic: Arc<str>,
-    pub id: i32,
-    files: Vec<Segment>,
-}
-
-impl BatchQueue {
-    /// Its units, oldest first.
-    pub fn units(&self) -> impl Iterator<Item = BatchUnit> {
-        let units = |s: &'_ Segment| s.tail(s.base).chunks_exact(BATCH_UNIT_LEN).len();
-        self.files.iter().flat_map(move |s| {
-            let tail = s.tail(s.base);
-            (0..units(s)).map_while(move |n| BatchUnit::decode(&tail[n * BATCH_UNIT_LEN..]))
-        })
-    }
 }
 
 /// A file under `config/`.
@@ -246,8 +227,10 @@ impl StoreView {
         misfits: &mut Vec<Misfit>,
     ) -> Result<BatchQueue> {
         let dir = self.queue_dir("batchconsumequeue", topic, id)?;
-        let (files, _) = open_files(std::slice::from_ref(&dir), misfits)?;
-        Ok(BatchQueue { topic: topic.into(), id, files })
+        let (files, len) = open_files(std::slice::from_ref(&dir), misfits)?;
+        let queue = BatchQueue::over(&dir, topic.into(), id, len, files);
+        queue.raise_min(self.log_min());
+        Ok(queue)
     }
 
     fn queue_dir(&self, folder: &str, topic: &str, id: i32) -> Result<PathBuf> {

@@ -552,7 +552,7 @@ fn a_log_may_stand_in_several_folders() {
 /// Light queues that a Java broker wrote are made again from the log; topics with batch queues get
 /// none of ours beside, and take no message from us.
 #[test]
-fn queues_of_other_kinds_are_made_again_or_left_alone() {
+fn queues_of_other_kinds_are_made_again() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
     for n in 0..30 {

@@ -66,15 +66,22 @@ final class Fixtures {
         Kit.await(30, "all messages", () -> kit.everything(topic).size() == 24 + 4 + 1 + 1);
         consumer.shutdown();
 
+        tell(kit, List.of(topic, retry), List.of(topic + " key3", topic + " größe", topic + " batch2", topic + " late1", topic + " COMMIT_MESSAGE"));
+    }
+
+    /** Writes down every message of some topics, and what is found by each "topic key". */
+    static void tell(Kit kit, List<String> topics, List<String> keys) throws Exception {
+        DefaultMQProducer producer = kit.producer();
         List<Object> queues = new ArrayList<>(), queries = new ArrayList<>();
-        for (String of : List.of(topic, retry)) {
+        for (String of : topics) {
             Map<Integer, List<Object>> byQueue = new TreeMap<>();
             for (MessageExt message : kit.everything(of)) {
                 byQueue.computeIfAbsent(message.getQueueId(), id -> new ArrayList<>()).add(told(of, message));
             }
             byQueue.forEach((id, messages) -> queues.add(new TreeMap<>(Map.of("topic", of, "queueId", id, "min", 0, "max", messages.size(), "messages", messages))));
         }
-        for (String key : List.of("key3", "größe", "batch2", "late1", "COMMIT_MESSAGE")) {
+        for (String asked : keys) {
+            String topic = asked.split(" ")[0], key = asked.split(" ")[1];
             List<Long> found = new ArrayList<>();
             Kit.eventually(10, key, () -> producer.queryMessage(topic, key, 32, 0, Long.MAX_VALUE))
                 .getMessageList().forEach(m -> found.add(m.getCommitLogOffset()));

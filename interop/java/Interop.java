@@ -20,6 +20,7 @@ public final class Interop {
         Operating.scenarios(known);
         Fixtures.scenarios(known);
         Secure.scenarios(known);
+        Versioned.others(known);
 
         List<String> wanted = new ArrayList<>();
         for (String name : Arrays.asList(args).subList(2, args.length)) {

@@ -71,6 +71,35 @@ async fn tools_use_tls_and_sign() {
         assert_eq!(code(&done), Some(2), "{line}: {done:?}");
     }
 
+    let line = r#"{"topic":"Imported","queueId":1,"bornTimestamp":5,"body":"aGk="}"#;
+    let lines = home.path().join("lines");
+    std::fs::write(&lines, line).unwrap();
+    let import = |with: &[(&str, &str)], flags: &str| {
+        let line = format!("{} import {}{flags}", running.addr, lines.display());
+        tool(env!("CARGO_BIN_EXE_mq-store-inspect"), with, &line)
+    };
+    for (flags, with) in
+        [(format!(" {signed}"), &[][..]), (" --tls --access-key theTools".into(), &secret)]
+    {
+        let done = import(with, &flags);
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert_eq!(
+            (code(&done), &*said),
+            (Some(0), "1 messages imported, 0 refused\n"),
+            "{done:?}"
+        );
+    }
+    for (flags, why) in [
+        ("", "127.0.0.1"),
+        (" --tls", "No accessKey is configured"),
+        (" --tls --access-key theTools", "wants --secret-key"),
+        (" --tls --access-key theTools --secret-key otherSecret", "ignature"),
+    ] {
+        let done = import(&[], flags);
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(code(&done) != Some(0) && said.contains(why), "{flags}: {done:?}");
+    }
+
     let admin = |with: &[(&str, &str)], line: &str| {
         let line = line.replace("BROKER", &running.addr.to_string());
         tool(env!("CARGO_BIN_EXE_mqadmin"), with, &line)

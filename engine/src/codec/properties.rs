@@ -34,9 +34,32 @@ pub mod name {
     pub const TRACE_ON: &str = "TRACE_ON";
     pub const CLUSTER: &str = "CLUSTER";
     pub const INNER_NUM: &str = "INNER_NUM";
+    /// Queue offset of the first message of an inner batch.
+    pub const INNER_BASE: &str = "INNER_BASE";
     /// Light queues that have the message too, and its offset in each; commas between.
     pub const INNER_MULTI_DISPATCH: &str = "INNER_MULTI_DISPATCH";
     pub const INNER_MULTI_QUEUE_OFFSET: &str = "INNER_MULTI_QUEUE_OFFSET";
+}
+
+/// What the last property of a record begins with that holds a CRC of all in front of it (5.x,
+/// `enabledAppendPropCRC`). Ten decimal digits follow, the last one first, and [`PAIR_END`].
+const CRC: &[u8] = b"__CRC32#\x01";
+/// Bytes of that property.
+pub const CRC_LEN: usize = CRC.len() + 10 + 1;
+
+/// The CRC that is the last property of a text, and the text in front of it.
+pub fn split_crc(text: &[u8]) -> Option<(&[u8], u64)> {
+    let (before, pair) = text.split_last_chunk::<CRC_LEN>()?;
+    let digits = pair.strip_prefix(CRC)?.strip_suffix(&[PAIR_END])?;
+    let crc = digits.iter().rev().try_fold(0, |crc, digit| {
+        digit.is_ascii_digit().then(|| crc * 10 + u64::from(digit - b'0'))
+    })?;
+    Some((before, crc))
+}
+
+/// A text without the CRC at its end, which holds for one record only.
+pub fn without_crc(text: &[u8]) -> &[u8] {
+    split_crc(text).map_or(text, |(before, _)| before)
 }
 
 /// Names and values as they stand in a property text.
@@ -147,6 +170,18 @@ mod tests {
         assert_eq!(get(b"junk\x02a\x01\x02\x01b\x02x\x011\x01y\x02x\x012\x02", "x"), Some("2"));
         assert_eq!(get(b"a\x01b\x01c\x02", "a"), Some("b\u{1}c"));
         assert_eq!(pairs(b"junk\x02a\x01\x02\x01b\x02").count(), 0);
+    }
+
+    #[test]
+    fn a_crc_at_the_end() {
+        let text = b"A\x011\x02__CRC32#\x015432100000\x02";
+        assert_eq!(split_crc(text), Some((&b"A\x011\x02"[..], 12345)));
+        assert_eq!(without_crc(text), b"A\x011\x02");
+        for other in
+            ["A\x011\x02", "__CRC32#\x0154321x0000\x02", "__CRC32#\x015432100000\x02A\x011\x02"]
+        {
+            assert_eq!(without_crc(other.as_bytes()), other.as_bytes());
+        }
     }
 
     #[test]

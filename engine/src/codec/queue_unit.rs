@@ -58,8 +58,11 @@ impl Unit {
     }
 }
 
+const STORE_TIME: usize = UNIT_LEN;
+const BASE: usize = STORE_TIME + 8;
+const COUNT: usize = BASE + 8;
 /// Bytes of a unit of a batch queue (5.x).
-pub const BATCH_UNIT_LEN: usize = 46;
+pub const BATCH_UNIT_LEN: usize = COUNT + 2 + 8;
 
 /// A unit of a batch queue: one record that holds several messages, and so takes several queue
 /// offsets. Units have no place by arithmetic.
@@ -74,15 +77,28 @@ pub struct BatchUnit {
 }
 
 impl BatchUnit {
-    /// Reads a unit; `None` for a place that was never written or fewer than 46 bytes.
+    /// Reads a unit; `None` for a place that was never written, one with no messages, or fewer than 46
+    /// bytes.
     pub fn decode(bytes: &[u8]) -> Option<BatchUnit> {
         let unit = Unit::decode(bytes).filter(|_| bytes.len() >= BATCH_UNIT_LEN)?;
         Some(BatchUnit {
             unit,
-            store_timestamp: be::i64(bytes, UNIT_LEN),
-            base: u64::try_from(be::i64(bytes, UNIT_LEN + 8)).ok()?,
-            count: u16::try_from(be::i16(bytes, UNIT_LEN + 16)).ok()?,
+            store_timestamp: be::i64(bytes, STORE_TIME),
+            base: u64::try_from(be::i64(bytes, BASE)).ok()?,
+            count: u16::try_from(be::i16(bytes, COUNT)).ok().filter(|n| *n > 0)?,
         })
+    }
+
+    /// The unit's bytes.
+    pub fn encode(&self) -> [u8; BATCH_UNIT_LEN] {
+        let mut out = [0; BATCH_UNIT_LEN];
+        be::put(&mut out, 0, &self.unit.encode());
+        be::put(&mut out, STORE_TIME, &self.store_timestamp.to_be_bytes());
+        be::put(&mut out, BASE, &self.base.to_be_bytes());
+        let at = be::put(&mut out, COUNT, &self.count.to_be_bytes());
+        // Where compaction put it: nowhere. Four bytes behind are of no use.
+        be::put(&mut out, at, &(-1i32).to_be_bytes());
+        out
     }
 
     /// Queue offset behind the last message.
@@ -114,6 +130,7 @@ mod tests {
         bytes.extend([0, 3, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
         let batch = BatchUnit::decode(&bytes).unwrap();
         assert_eq!((batch.unit, batch.base, batch.end()), (unit, 7, 10));
+        assert_eq!(batch.encode(), *bytes);
     }
 
     quickcheck! {

@@ -106,7 +106,7 @@ pub struct Placement {
     pub store_host: SocketAddr,
 }
 
-/// The CRC of a body as records carry it.
+/// The CRC of a body as records carry it, and of a record.
 pub fn body_crc(body: &[u8]) -> u32 {
     crc32fast::hash(body) & 0x7FFF_FFFF
 }
@@ -201,6 +201,8 @@ pub enum RecordError {
     Topic,
     #[error("the body does not match its CRC")]
     BodyCrc,
+    #[error("the record does not match the CRC at its end")]
+    Crc,
 }
 
 /// A decoded view of one record's bytes; no copy.
@@ -339,11 +341,17 @@ impl<'a> Record<'a> {
     pub fn property(&self, name: &str) -> Option<&'a str> {
         properties::get(self.properties, name)
     }
-    /// Whether the body is the one that was stored.
+    /// Whether the body is the one that was stored; and everything else too, where the broker
+    /// that stored it added a CRC ([`properties::split_crc`]).
     pub fn check_body(&self) -> Result<(), RecordError> {
         let body = self.body();
         let expected = if body.is_empty() { 0 } else { body_crc(body) };
-        if self.body_crc() == expected { Ok(()) } else { Err(RecordError::BodyCrc) }
+        if self.body_crc() != expected {
+            return Err(RecordError::BodyCrc);
+        }
+        let Some((_, crc)) = properties::split_crc(self.properties) else { return Ok(()) };
+        let covered = &self.bytes[..self.bytes.len() - properties::CRC_LEN];
+        if crc == u64::from(body_crc(covered)) { Ok(()) } else { Err(RecordError::Crc) }
     }
     /// Whether the record says that it stands where it was found. Bytes of an earlier life of
     /// a file can look like records; this tells them apart.
@@ -486,6 +494,30 @@ mod tests {
         assert!(matches!(decode(&with(84, &[0xff])), Err(RecordError::Sum(_))));
         assert!(matches!(decode(&with(93, &[0xff])), Err(RecordError::Topic)));
         assert_eq!(record(&with(88, b"x")).check_body(), Err(RecordError::BodyCrc));
+    }
+
+    /// As a 5.5.0 broker with `enabledAppendPropCRC` wrote it.
+    const WITH_CRC: &[u8] = b"\
+        \x00\x00\x01\x12\xda\xa3 \xa77S7\xb9\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\
+        \x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\
+        \x00\x01\xa2\x12\x18\xf6;\x7f\x00\x00\x01\x00\x00\xd2\x10\x00\x00\x01\xa2\x12\
+        \x18\xf6S\x7f\x00\x00\x01\x00\x00\\:\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\
+        \x00\x00\x00\x00\x00\x02m0\x08Features\x00\xadMSG_REGION\x01DefaultRegion\x02U\
+        NIQ_KEY\x01FD00000000000000000000000000000228174E0E2F2A7DB10E3B0000\x02CLUSTER\
+        \x01interop\x02TAGS\x01tag0\x02KEYS\x01m0\x02WAIT\x01true\x02TRACE_ON\x01true\
+        \x02n\x010\x02__CRC32#\x015382506021\x02";
+
+    #[test]
+    fn a_crc_covers_the_whole_record() {
+        assert_eq!(record(WITH_CRC).check_body(), Ok(()));
+        let last = WITH_CRC.len() - properties::CRC_LEN;
+        for (at, error) in
+            [(15, RecordError::Crc), (89, RecordError::BodyCrc), (last - 3, RecordError::Crc)]
+        {
+            let mut bytes = WITH_CRC.to_vec();
+            bytes[at] ^= 1;
+            assert_eq!(record(&bytes).check_body(), Err(error), "{at}");
+        }
     }
 
     quickcheck! {

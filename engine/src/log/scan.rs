@@ -14,8 +14,8 @@ const SEARCH_BEHIND_ZEROS: usize = 64 << 20;
 pub enum Step<'a> {
     /// A record at its place.
     Record(Record<'a>),
-    /// A record whose body is not the one that was stored, with intact records behind it. Its
-    /// other fields were read, which is no proof that they are right.
+    /// A record that does not match its CRC, with intact records behind it. Its fields were read, which
+    /// is no proof that they are right.
     BadBody(Record<'a>),
     /// Bytes from `from` to `to` that are no records, with intact records behind them.
     Hole { from: u64, to: u64, why: Why },
@@ -46,7 +46,7 @@ pub struct End {
 /// What is checked beyond a record's form and place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checks {
-    /// The body's CRC, from this position on; `u64::MAX` for none.
+    /// The CRCs, from this position on; `u64::MAX` for none.
     pub crc_from: u64,
     /// Where zeros in the last file are its end and not a loss: from this position on. Before it, records
     /// are looked for behind them. 0: anywhere; `u64::MAX`: nowhere.
@@ -84,16 +84,19 @@ pub fn walk(
                 Ok(Entry::Record(r)) => match r.check_place(at) {
                     Ok(()) => {
                         let behind = at + r.size() as u64;
-                        let bad = at >= checks.crc_from && r.check_body().is_err();
-                        if !bad {
-                            end.last_time = end.last_time.max(r.store_timestamp());
-                        } else if resync(segments, n, behind, end.last_time).is_none() {
-                            // With nothing behind it, a torn write and not damage.
-                            end.why = RecordError::BodyCrc.into();
-                            return end;
+                        let checked = at >= checks.crc_from;
+                        let bad = checked.then(|| r.check_body().err()).flatten();
+                        match bad {
+                            None => end.last_time = end.last_time.max(r.store_timestamp()),
+                            Some(why) if resync(segments, n, behind, end.last_time).is_none() => {
+                                // With nothing behind it, a torn write and not damage.
+                                end.why = why.into();
+                                return end;
+                            }
+                            Some(_) => {}
                         }
                         end.at = behind;
-                        let step = if bad { Step::BadBody(r) } else { Step::Record(r) };
+                        let step = if bad.is_some() { Step::BadBody(r) } else { Step::Record(r) };
                         if visit(step).is_break() {
                             return end;
                         }

@@ -16,7 +16,7 @@ const UNIT: u64 = UNIT_LEN as u64;
 const ALLOCATE_STEP: usize = 4096;
 const MAX_ALLOCATE_STEP: usize = 1 << 20;
 /// The queue's, the topic's and `consumequeue`; and the store's own, which names that.
-const FOLDERS: usize = 4;
+pub(super) const FOLDERS: usize = 4;
 
 /// A queue's files and offsets. Offsets count units.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl ConsumeQueue {
             files.push(Segment { base, file });
         }
         if let Some(last) = files.pop() {
-            let used = used_bytes(last.tail(last.base));
+            let used = used(last.tail(last.base));
             let file = Arc::new(MappedFile::open(fs, last.file.path(), used)?);
             files.push(Segment { base: last.base, file });
         }
@@ -85,8 +85,7 @@ impl ConsumeQueue {
         file_len: usize,
         files: Vec<Segment>,
     ) -> ConsumeQueue {
-        let used = |s: &Segment| s.base + used_bytes(s.tail(s.base)) as u64;
-        let max = files.last().map_or(0, |s| used(s) / UNIT);
+        let max = files.last().map_or(0, |s| (s.base + used(s.tail(s.base)) as u64) / UNIT);
         ConsumeQueue {
             topic,
             id,
@@ -296,29 +295,8 @@ impl ConsumeQueue {
     /// Cuts the queue at `offset`: the units from there on are to be written anew. Only while
     /// the store is being opened, when nobody reads. Returns the queue that goes on from there.
     pub fn cut(&self, fs: &Fs, offset: u64) -> Result<ConsumeQueue> {
-        let mut files = Vec::new();
         *self.writer() = None;
-        for segment in self.chain.all() {
-            let first = segment.base / UNIT;
-            if first >= offset && first > 0 {
-                fs.remove(segment.file.path())?;
-                continue;
-            }
-            let keep = ((offset - first) * UNIT).min(segment.file.published() as u64);
-            let stale = segment.tail(segment.base + keep).len();
-            let path = segment.file.path().to_owned();
-            if stale > 0 {
-                // What stays behind the end would read as units after the next crash.
-                let zeros = vec![0; stale.min(used_bytes(segment.tail(segment.base)))];
-                fs.overwrite(&path, keep, &zeros)?;
-            }
-            let file = Arc::new(MappedFile::open(fs, &path, keep as usize)?);
-            files.push(Segment { base: segment.base, file });
-        }
-        if files.len() < self.chain.all().len() {
-            // What was removed must not come back with a power cut.
-            fs.sync_dir(self.chain.dir())?;
-        }
+        let files = cut_files(fs, &self.chain, offset * UNIT, used)?;
         let max = files.last().map_or(0, |s| s.end() / UNIT);
         Ok(ConsumeQueue {
             topic: self.topic.clone(),
@@ -344,17 +322,52 @@ impl ConsumeQueue {
     }
 }
 
+/// Cuts a queue's files at a position in them; `used` tells how much of a file holds units. Returns
+/// those that are left.
+pub(super) fn cut_files(
+    fs: &Fs,
+    chain: &Chain,
+    at: u64,
+    used: impl Fn(&[u8]) -> usize,
+) -> Result<Vec<Segment>> {
+    let (mut files, all) = (Vec::new(), chain.all());
+    for segment in &all {
+        if segment.base >= at && segment.base > 0 {
+            fs.remove(segment.file.path())?;
+            continue;
+        }
+        let keep = (at - segment.base).min(segment.file.published() as u64);
+        let stale = segment.tail(segment.base + keep).len();
+        let path = segment.file.path().to_owned();
+        if stale > 0 {
+            // What stays behind the end would read as units after the next crash.
+            let zeros = vec![0; stale.min(used(segment.tail(segment.base)))];
+            fs.overwrite(&path, keep, &zeros)?;
+        }
+        let file = Arc::new(MappedFile::open(fs, &path, keep as usize)?);
+        files.push(Segment { base: segment.base, file });
+    }
+    if files.len() < all.len() {
+        // What was removed must not come back with a power cut.
+        fs.sync_dir(chain.dir())?;
+    }
+    Ok(files)
+}
+
+fn used(bytes: &[u8]) -> usize {
+    used_bytes(bytes, UNIT_LEN, |unit| Unit::decode(unit).is_some())
+}
+
 /// Bytes up to the first place that holds no unit.
-fn used_bytes(bytes: &[u8]) -> usize {
-    let is_unit = |n: usize| Unit::decode(&bytes[n * UNIT_LEN..]).is_some();
+pub(super) fn used_bytes(bytes: &[u8], len: usize, is_unit: impl Fn(&[u8]) -> bool) -> usize {
     // Units are written one behind the other, so what follows the first empty place is empty
     // too, but for what a power cut may have left; that is beyond what can be counted on.
-    let (mut low, mut high) = (0, bytes.len() / UNIT_LEN);
+    let (mut low, mut high) = (0, bytes.len() / len);
     while low < high {
         let mid = low + (high - low) / 2;
-        if is_unit(mid) { low = mid + 1 } else { high = mid }
+        if is_unit(&bytes[mid * len..]) { low = mid + 1 } else { high = mid }
     }
-    low * UNIT_LEN
+    low * len
 }
 
 #[cfg(test)]

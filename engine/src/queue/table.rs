@@ -1,16 +1,20 @@
 //! All queues, by topic and queue id.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use foldhash::fast::RandomState;
 
+use super::batch_queue::BatchQueue;
 use super::consume_queue::ConsumeQueue;
 use crate::error::{Error, Result};
 use crate::os::fs::Fs;
+use crate::segment::Chain;
 
 type Queues = HashMap<Arc<str>, BTreeMap<i32, Arc<ConsumeQueue>>, RandomState>;
+
+type BatchQueues = BTreeMap<Arc<str>, BTreeMap<i32, Arc<BatchQueue>>>;
 
 /// The queues of a store, opened or made when first asked for.
 #[derive(Debug)]
@@ -19,8 +23,10 @@ pub struct QueueTable {
     dir: PathBuf,
     file_len: usize,
     queues: RwLock<Queues>,
-    /// Topics whose queues are of a kind that we don't write.
-    others: HashSet<String>,
+    /// Topics whose queues are batch queues.
+    batches: RwLock<BatchQueues>,
+    batch_dir: PathBuf,
+    batch_file_len: usize,
 }
 
 /// Whether a topic can be the name of a folder. A record that says otherwise is damaged, or
@@ -53,12 +59,81 @@ impl QueueTable {
         }
         let (fs, dir) = (fs.clone(), dir.to_owned());
         let queues = RwLock::new(queues);
-        Ok(QueueTable { fs, dir, file_len, queues, others: HashSet::new() })
+        let (batches, batch_dir) = (RwLock::default(), PathBuf::new());
+        Ok(QueueTable { fs, dir, file_len, queues, batches, batch_dir, batch_file_len: 0 })
     }
 
-    /// Has no queue made for these topics: theirs are of another kind.
-    pub fn leave_alone(&mut self, topics: HashSet<String>) {
-        self.others = topics;
+    /// Opens the batch queues under `dir` (the folder `batchconsumequeue`). `topics` have such queues,
+    /// too, where none is there yet; none of all these gets a queue of the other kind.
+    pub fn open_batches(
+        &mut self,
+        dir: &Path,
+        file_len: usize,
+        topics: impl IntoIterator<Item = String>,
+        mut attic: impl FnMut(&Path) -> Result<()>,
+    ) -> Result<()> {
+        (self.batch_dir, self.batch_file_len) = (dir.to_owned(), file_len);
+        let mut batches: BatchQueues =
+            topics.into_iter().map(|topic| (topic.into(), BTreeMap::new())).collect();
+        for (topic, topic_dir) in folders(dir)? {
+            let topic: Arc<str> = topic.into();
+            let of_topic = batches.entry(topic.clone()).or_default();
+            for (id, queue_dir) in folders(&topic_dir)? {
+                let Ok(id) = id.parse::<i32>() else { continue };
+                let topic = topic.clone();
+                let queue =
+                    BatchQueue::open(&self.fs, &queue_dir, topic, id, file_len, &mut attic)?;
+                of_topic.insert(id, Arc::new(queue));
+            }
+        }
+        self.batches = RwLock::new(batches);
+        Ok(())
+    }
+
+    fn read_batches(&self) -> std::sync::RwLockReadGuard<'_, BatchQueues> {
+        self.batches.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a topic's queues are batch queues.
+    pub fn is_batch(&self, topic: &str) -> bool {
+        self.read_batches().contains_key(topic)
+    }
+
+    /// Whether any topic has batch queues.
+    pub fn has_batches(&self) -> bool {
+        !self.read_batches().is_empty()
+    }
+
+    pub fn batch(&self, topic: &str, id: i32) -> Option<Arc<BatchQueue>> {
+        self.read_batches().get(topic)?.get(&id).cloned()
+    }
+
+    /// The batch queue, made if it is not there; `None` if the topic's are not of that kind.
+    pub fn batch_or_create(&self, topic: &str, id: i32) -> Result<Option<Arc<BatchQueue>>> {
+        let Some((topic, queue)) =
+            self.read_batches().get_key_value(topic).map(|(t, q)| (t.clone(), q.get(&id).cloned()))
+        else {
+            return Ok(None);
+        };
+        if queue.is_some() || id < 0 {
+            return Ok(queue);
+        }
+        let dir = self.batch_dir.join(&*topic).join(id.to_string());
+        let queue = BatchQueue::open(&self.fs, &dir, topic, id, self.batch_file_len, |_| Ok(()))?;
+        Ok(Some(self.replace_batch(queue)))
+    }
+
+    /// Puts another batch queue in place of the one of that topic and id.
+    pub fn replace_batch(&self, queue: BatchQueue) -> Arc<BatchQueue> {
+        let queue = Arc::new(queue);
+        let mut batches = self.batches.write().unwrap_or_else(PoisonError::into_inner);
+        batches.entry(queue.topic().clone()).or_default().insert(queue.id(), queue.clone());
+        queue
+    }
+
+    /// Every batch queue, by topic and id.
+    pub fn batches(&self) -> Vec<Arc<BatchQueue>> {
+        self.read_batches().values().flat_map(|q| q.values().cloned()).collect()
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Queues> {
@@ -80,7 +155,7 @@ impl QueueTable {
                 what: format!("topic {topic:?}, queue {id} cannot be a folder"),
             });
         }
-        if self.others.contains(topic) {
+        if self.is_batch(topic) {
             return Err(Error::Unusable {
                 path: self.dir.clone(),
                 what: format!(
@@ -133,20 +208,30 @@ impl QueueTable {
     /// Forgets a topic's queues and removes their files. Its records stay in the log.
     pub fn remove_topic(&self, topic: &str) -> Result<()> {
         for queue in self.of_topic(topic) {
-            for segment in queue.chain().all() {
-                self.fs.remove(segment.file.path())?;
-            }
-            if queue.chain().dir().exists() {
-                self.fs.sync_dir(queue.chain().dir())?;
-            }
-            // Folders that are not empty hold something that is not ours.
-            let _ = self.fs.remove_dir(queue.chain().dir());
+            self.remove_files(queue.chain())?;
+        }
+        for queue in self.batches().iter().filter(|q| &**q.topic() == topic) {
+            self.remove_files(queue.chain())?;
         }
         // Not before: where a file could not be removed, the next attempt must find it.
         self.queues.write().unwrap_or_else(PoisonError::into_inner).remove(topic);
+        self.batches.write().unwrap_or_else(PoisonError::into_inner).remove(topic);
         if is_folder_name(topic) {
             let _ = self.fs.remove_dir(&self.dir.join(topic));
+            let _ = self.fs.remove_dir(&self.batch_dir.join(topic));
         }
+        Ok(())
+    }
+
+    fn remove_files(&self, chain: &Chain) -> Result<()> {
+        for segment in chain.all() {
+            self.fs.remove(segment.file.path())?;
+        }
+        if chain.dir().exists() {
+            self.fs.sync_dir(chain.dir())?;
+        }
+        // Folders that are not empty hold something that is not ours.
+        let _ = self.fs.remove_dir(chain.dir());
         Ok(())
     }
 }

@@ -141,9 +141,14 @@ impl QueueCheck<'_> {
         }
     }
 
+    /// Whether a topic was deleted when the log was longer than up to a record's position.
+    pub fn is_deleted(&self, topic: &str, position: u64) -> bool {
+        self.deleted.get(topic).is_some_and(|at| position < *at)
+    }
+
     pub fn unit(&mut self, record: &Record<'_>, offset: u64, unit: Unit) -> Result<()> {
         let (topic, id) = (record.topic(), record.queue_id());
-        if self.deleted.get(topic).is_some_and(|at| unit.offset < *at) {
+        if self.is_deleted(topic, unit.offset) {
             return Ok(());
         }
         if !self.seen.contains_key(topic) {
@@ -237,8 +242,8 @@ impl QueueCheck<'_> {
         let offsets = record.property(properties::name::INNER_MULTI_QUEUE_OFFSET).unwrap_or("");
         for (topic, offset) in topics.split(',').zip(offsets.split(',')) {
             let Ok(offset) = offset.parse::<u64>() else { continue };
-            let is_gone = self.deleted.get(topic).is_some_and(|at| unit.offset < *at);
             let has_room = offset <= unit.offset / MIN_LEN as u64;
+            let is_gone = self.is_deleted(topic, unit.offset);
             if !topic.starts_with(LIGHT_PREFIX) || is_gone || !has_room {
                 continue;
             }

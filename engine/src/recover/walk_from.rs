@@ -23,7 +23,9 @@ pub(super) fn is_whole(root: &Path, segments: &[Segment], queues: &QueueTable, f
     let topics = config(root, "topics.json");
     let is_configured = |topic: &str| !topics["topicConfigTable"][topic].is_null();
     let all = queues.all();
-    segments.windows(2).all(|w| w[0].limit() == w[1].base)
+    // Of batch queues nothing can be said without the records.
+    !queues.has_batches()
+        && segments.windows(2).all(|w| w[0].limit() == w[1].base)
         && all.iter().all(|queue| ends_right(segments, queue, log_min, from))
         && segments
             .iter()

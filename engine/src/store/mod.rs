@@ -1,5 +1,6 @@
 //! The face of the lower floors: a store that is opened, appended to, read and closed.
 
+mod batches;
 mod read;
 mod upkeep;
 

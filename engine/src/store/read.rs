@@ -177,6 +177,11 @@ impl MessageStore {
         look: Option<&Look<'_>>,
     ) -> Read {
         let queue = self.queues.get(topic, queue_id);
+        if queue.is_none()
+            && let Some(batches) = self.queues.batch(topic, queue_id)
+        {
+            return self.read_batches(&batches, offset, limits, wanted, look);
+        }
         let (min, max) = queue.as_ref().map_or((0, 0), |q| (q.min_offset(), q.max_offset()));
         let none = |status, next| Read { status, next, min, max, records: Vec::new(), bytes: 0 };
         let Some(queue) = queue.filter(|_| max > 0) else {
@@ -295,24 +300,35 @@ impl MessageStore {
 
     /// First offset of a queue; 0 if there is no such queue.
     pub fn min_offset(&self, topic: &str, queue_id: i32) -> u64 {
-        self.queues.get(topic, queue_id).map_or(0, |q| q.min_offset())
+        let batches = || self.queues.batch(topic, queue_id).map(|q| q.min_offset());
+        let min = self.queues.get(topic, queue_id).map(|q| q.min_offset());
+        min.or_else(batches).unwrap_or(0)
     }
 
     /// The offset behind a queue's last message; 0 if there is no such queue.
     pub fn max_offset(&self, topic: &str, queue_id: i32) -> u64 {
-        self.queues.get(topic, queue_id).map_or(0, |q| q.max_offset())
+        let batches = || self.queues.batch(topic, queue_id).map(|q| q.max_offset());
+        let max = self.queues.get(topic, queue_id).map(|q| q.max_offset());
+        max.or_else(batches).unwrap_or(0)
     }
 
     /// Store time of the message at an offset, ms.
     pub fn store_time(&self, topic: &str, queue_id: i32, offset: u64) -> Option<i64> {
-        let unit = self.queues.get(topic, queue_id)?.get(offset).filter(|u| !u.is_filler())?;
+        let Some(queue) = self.queues.get(topic, queue_id) else {
+            let batches = self.queues.batch(topic, queue_id)?;
+            return Some(batches.holding(offset)?.store_timestamp);
+        };
+        let unit = queue.get(offset).filter(|u| !u.is_filler())?;
         self.log.store_time(unit.offset)
     }
 
     /// The first offset whose message was stored at `timestamp` (ms) or later; the maximum
     /// offset if there is none.
     pub fn offset_by_time(&self, topic: &str, queue_id: i32, timestamp: i64) -> u64 {
-        let Some(queue) = self.queues.get(topic, queue_id) else { return 0 };
+        let Some(queue) = self.queues.get(topic, queue_id) else {
+            let batches = self.queues.batch(topic, queue_id);
+            return batches.map_or(0, |q| q.by_time(timestamp).map_or(q.max_offset(), |u| u.base));
+        };
         queue.partition(|unit| self.log.store_time(unit.offset).is_some_and(|t| t >= timestamp))
     }
 

@@ -166,6 +166,8 @@ impl MessageStore {
 
     fn flush_queues(&self, least: u64) -> Result<()> {
         let flushed = self.queues.all().iter().try_for_each(|queue| queue.flush(least));
+        let flushed =
+            flushed.and_then(|()| self.queues.batches().iter().try_for_each(|queue| queue.flush()));
         if flushed.is_err() {
             self.queues_doubtful.store(true, Ordering::Relaxed);
         }
@@ -293,6 +295,9 @@ impl MessageStore {
     pub fn follow_log(&self) -> Result<()> {
         let log_min = self.log.min_offset();
         for queue in self.queues.all() {
+            queue.follow_log(log_min)?;
+        }
+        for queue in self.queues.batches() {
             queue.follow_log(log_min)?;
         }
         self.index.read().unwrap_or_else(PoisonError::into_inner).follow_log(log_min)

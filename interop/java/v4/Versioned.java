@@ -40,4 +40,7 @@ final class Versioned {
 
     static void scenarios(Map<String, Kit.Scenario> into) {
     }
+
+    static void others(Map<String, Kit.Scenario> into) {
+    }
 }

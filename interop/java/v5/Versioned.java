@@ -57,6 +57,11 @@ final class Versioned {
         into.put("request-reply", Versioned::requestReply);
     }
 
+    /** Those that are run by their names only. */
+    static void others(Map<String, Kit.Scenario> into) {
+        Features.scenarios(into);
+    }
+
     private static DefaultLitePullConsumer lite(Kit kit, String group) {
         DefaultLitePullConsumer consumer = kit.configure(new DefaultLitePullConsumer(group));
         consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);

@@ -65,7 +65,10 @@ pub fn import(target: &Path, log_dir: Option<&Path>, args: &Import, out: &mut Ou
     let (mut lines, bytes) = open(&args.input)?;
     let address = target.to_str().filter(|t| !target.exists() && is_address(t));
     let mut to = match address {
-        Some(address) => To::Broker(Box::new(Sender::connect(address)?)),
+        Some(address) => {
+            let security = args.security.security().map_err(Failure::Security)?;
+            To::Broker(Box::new(Sender::connect(address, &security)?))
+        }
         None => {
             let config = StoreConfig {
                 log_dirs: log_dir.map(split_paths).unwrap_or_default(),

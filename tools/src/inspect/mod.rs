@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use mq_store::view::StoreView;
 
+use crate::security::SecurityArgs;
 use body::Form;
 use output::Output;
 
@@ -105,7 +106,8 @@ enum Command {
     /// are not there are made.
     #[command(
         after_help = "Examples:\n  mq-store-inspect /data/new-store import all.jsonl.zst\n  \
-                      mq-store-inspect 127.0.0.1:10911 import orders.jsonl\n  mq-store-inspect a \
+                      mq-store-inspect 127.0.0.1:10911 import orders.jsonl\n  mq-store-inspect \
+                      broker:10911 import orders.jsonl --tls --access-key admin\n  mq-store-inspect a \
                       export | mq-store-inspect b import -"
     )]
     Import(Import),
@@ -154,6 +156,8 @@ struct Import {
     /// Also what brokers keep for themselves: delayed messages, halves, traces, inner batches.
     #[arg(long)]
     all: bool,
+    #[command(flatten)]
+    security: SecurityArgs,
 }
 
 #[derive(Args)]
@@ -307,6 +311,8 @@ enum Failure {
     Input { path: PathBuf, source: io::Error },
     #[error("broker {0}: {1}")]
     Broker(String, String),
+    #[error("{0}")]
+    Security(String),
     /// Only this line is of no use.
     #[error("{0}")]
     Line(String),

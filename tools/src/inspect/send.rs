@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mq_broker::conn::Response;
-use mq_broker::wire::client::Client;
+use mq_broker::wire::client::{Client, Security};
 use mq_broker::wire::codes::{request, response};
 use mq_broker::wire::command::Command;
 use mq_store::codec::record::{Message, sys_flag};
@@ -27,10 +27,10 @@ pub struct Sender {
 }
 
 impl Sender {
-    pub fn connect(address: &str) -> Result<Sender, Failure> {
+    pub fn connect(address: &str, security: &Security) -> Result<Sender, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let client = runtime
-            .block_on(Client::connect(address, TIMEOUT))
+            .block_on(Client::connect_with(address, TIMEOUT, security))
             .map_err(|e| Failure::Broker(address.to_owned(), e.to_string()))?;
         Ok(Sender { runtime, client, address: address.to_owned(), topics: BTreeMap::new() })
     }

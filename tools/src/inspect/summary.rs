@@ -8,9 +8,10 @@ use std::path::Path;
 
 use mq_store::codec::record::{Record, sys_flag};
 use mq_store::log::scan::{Step, Why};
+use mq_store::queue::batch_queue::BatchQueue;
 use mq_store::queue::consume_queue::ConsumeQueue;
 use mq_store::store::as_record;
-use mq_store::view::{BatchQueue, Misfit, StoreView};
+use mq_store::view::{Misfit, StoreView};
 use serde_json::{Value, json};
 
 use super::output::{Cell, Output, Progress, count, size};
@@ -205,14 +206,10 @@ fn facts_of(view: &StoreView, queue: &ConsumeQueue) -> QueueFacts {
     facts
 }
 
-fn facts_of_batches(view: &StoreView, queue: &BatchQueue) -> QueueFacts {
-    let mut facts = QueueFacts { kind: "batch", ..QueueFacts::default() };
+fn facts_of_batches(queue: &BatchQueue) -> QueueFacts {
+    let (min, max) = (queue.min_offset(), queue.max_offset());
+    let mut facts = QueueFacts { kind: "batch", min, max, ..QueueFacts::default() };
     for batch in queue.units() {
-        facts.max = batch.end();
-        if batch.unit.offset < view.log_min() {
-            facts.min = batch.end();
-            continue;
-        }
         facts.messages += u64::from(batch.count);
         facts.bytes += u64::from(batch.unit.size);
         facts.last_time = Some(batch.store_timestamp);
@@ -235,7 +232,7 @@ fn each_queue(
         }
         for id in batch.get(topic).into_iter().flatten() {
             let queue = view.batch_queue(topic, *id, &mut misfits)?;
-            visit(topic, *id, facts_of_batches(view, &queue))?;
+            visit(topic, *id, facts_of_batches(&queue))?;
         }
     }
     tell(&misfits);

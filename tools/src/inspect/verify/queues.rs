@@ -168,7 +168,7 @@ impl Check<'_> {
     /// Every unit of every queue against the log, which ends at `log_end`.
     pub(super) fn all_queues(&mut self, log_end: u64) -> Result<u64, Failure> {
         let mut units = 0;
-        let usual_len = queue_file_len(&self.view.root().join("consumequeue"), 0)?;
+        let usual_len = queue_file_len(&self.view.root().join("consumequeue"), UNIT_LEN, 0)?;
         let all: Vec<(String, i32)> = self
             .view
             .queues()?
@@ -297,7 +297,7 @@ impl Check<'_> {
         let queue = self.view.batch_queue(topic, id, &mut self.misfits)?;
         let mut units = 0;
         let mut in_log = self.batches.remove(&(topic.to_owned(), id)).unwrap_or(0);
-        for batch in queue.units().filter(|b| b.unit.offset >= self.view.log_min()) {
+        for batch in queue.units() {
             units += 1;
             if batch.unit.offset >= log_end && self.live {
                 continue;
