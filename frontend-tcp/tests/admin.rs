@@ -233,6 +233,17 @@ async fn requests_go_on_to_consumers_and_their_answers_back() {
     );
     commit(&mut admin, 0, 0).await;
     assert_eq!(call(&mut admin, reset("G")).await.code, 206, "nobody is there to be told");
+    let by_broker = call(&mut admin, reset("G").field("queueId", -1)).await;
+    assert_eq!(
+        (by_broker.code, text(&by_broker)),
+        (
+            0,
+            r#"{"offsetTable":{{"brokerName":"broker-a","queueId":0,"topic":"T"}:1,{"brokerName":"broker-a","queueId":1,"topic":"T"}:0}}"#
+        ),
+        "asked as 5.x asks"
+    );
+    let offsets = call(&mut admin, Command::new(request::GET_ALL_CONSUMER_OFFSET)).await;
+    assert_eq!(text(&offsets), r#"{"offsetTable":{"T@G":{0:1,1:0}}}"#);
 
     let mut consumer = Consumer::join(running.addr, "c1").await;
     let connections = |group: &'static str| {

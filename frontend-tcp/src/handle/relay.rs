@@ -30,23 +30,29 @@ header! {
         group: &'a str = "group",
         timestamp: i64 = "timestamp",
         force: bool = "isForce" else false,
-        queue_id: i32 = "queueId" else -1,
+        /// From 5.x on always there, below 0 for all.
+        queue_id: Option<i32> = "queueId",
         offset: i64 = "offset" else -1,
     }
 }
 
-/// Tells a group's consumers where to go on; they commit that themselves.
+/// Tells a group's consumers where to go on; they commit that themselves. Without consumers the
+/// broker commits it for who asks as 5.x does, and refuses the rest, who then commit themselves.
 pub fn reset_offsets(service: &BrokerService, _: &Arc<Conn>, request: &Request<'_>) -> Handled {
     let h = ResetHeader::of(&request.head.fields)?;
     let reset = Reset {
         timestamp: h.timestamp,
         force: h.force,
-        queue_id: (h.queue_id >= 0).then_some(h.queue_id),
+        queue_id: h.queue_id.filter(|id| *id >= 0),
         offset: (h.offset >= 0).then_some(h.offset),
     };
     let targets = service.broker.reset_targets(h.group, h.topic, &reset)?;
     let members = members(service, h.group);
-    if members.is_empty() {
+    if members.is_empty() && h.queue_id.is_some() {
+        for (queue_id, offset) in &targets {
+            service.broker.offsets().commit(h.group, h.topic, *queue_id, *offset);
+        }
+    } else if members.is_empty() {
         let text = format!(
             "Consumer not online, so can not reset offset, Group: {} Topic: {} Timestamp: {}",
             h.group, h.topic, h.timestamp

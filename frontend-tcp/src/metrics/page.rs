@@ -10,6 +10,7 @@ use mq_store::broker::stats::{COMMIT_AGES_S, Histogram, SIZES};
 use super::rpc::CLASSES_MS;
 use crate::handle::BrokerService;
 use crate::wire::codes::{request, response};
+use crate::wire::command::version_name;
 
 /// The kinds of messages, in the order of their numbers.
 const KINDS: [&str; 4] = ["normal", "fifo", "delay", "transaction"];
@@ -89,17 +90,6 @@ fn is_retry(topic: &str) -> bool {
 
 fn is_system_group(group: &str) -> bool {
     group.to_ascii_lowercase().starts_with("cid_rmq_sys_")
-}
-
-/// RocketMQ's name of a client's version: from 3.9.1 on each has two numbers, for its snapshots
-/// and for itself.
-fn version_name(version: i32) -> String {
-    let n = (version + 587) / 2;
-    match (version, version % 2) {
-        (..194, _) => format!("{version}"),
-        (_, 0) => format!("v{}_{}_{}_snapshot", (n + 1) / 100, (n + 1) / 10 % 10, (n + 1) % 10),
-        _ => format!("v{}_{}_{}", n / 100, n / 10 % 10, n % 10),
-    }
 }
 
 /// Everything that is counted and measured.
@@ -208,7 +198,7 @@ fn outgoing(page: &mut Page, service: &BrokerService) {
 fn connections(page: &mut Page, service: &BrokerService) {
     let mut producers = BTreeMap::<_, u64>::new();
     for member in service.sessions.all_producers().into_values().flatten() {
-        let key = (member.language.to_lowercase(), version_name(member.version));
+        let key = (member.language.to_lowercase(), version_name(member.version).to_lowercase());
         *producers.entry(key).or_default() += 1;
     }
     page.metric("rocketmq_producer_connections", "gauge", "Producer connections");
@@ -224,7 +214,7 @@ fn connections(page: &mut Page, service: &BrokerService) {
             _ => "push",
         };
         for member in group.members.into_values() {
-            let version = version_name(member.version);
+            let version = version_name(member.version).to_lowercase();
             let key = (name.clone(), member.language.to_lowercase(), version, mode);
             *consumers.entry(key).or_default() += 1;
         }
@@ -363,10 +353,6 @@ mod tests {
         let mut text = String::new();
         push_label(&mut text, "topic", "a\"b\\c\nd");
         assert_eq!(text, "topic=\"a\\\"b\\\\c\\nd\"");
-        assert_eq!(
-            [407, 406, 317, 5].map(version_name),
-            ["v4_9_7", "v4_9_7_snapshot", "v4_5_2", "5"]
-        );
         assert!(is_system_group("CID_RMQ_SYS_TRANS") && !is_system_group("CID_RMQ_X"));
     }
 }

@@ -23,6 +23,18 @@ use super::plain_json;
 pub const VERSION: i32 = 407;
 /// RocketMQ's name of [`VERSION`].
 pub const VERSION_NAME: &str = "V4_9_7";
+
+/// RocketMQ's name of a version: from 3.9.1 on each has two numbers, for its snapshots and for
+/// itself. Of older ones the number.
+pub fn version_name(version: i32) -> String {
+    let n = (i64::from(version) + 587) / 2;
+    match (version, version % 2) {
+        (..194, _) => format!("{version}"),
+        (_, 0) => format!("V{}_{}_{}_SNAPSHOT", (n + 1) / 100, (n + 1) / 10 % 10, (n + 1) % 10),
+        _ => format!("V{}_{}_{}", n / 100, n / 10 % 10, n % 10),
+    }
+}
+
 /// Records shorter than this, on average, are copied.
 const SHORT: usize = 512;
 const FLAG_RESPONSE: i32 = 1;
@@ -471,6 +483,14 @@ mod tests {
         let mut out = Outgoing::default();
         command.encode_response(-5, encoding, &mut out);
         out.bytes.to_vec()
+    }
+
+    #[test]
+    fn versions_have_names() {
+        let numbers = [VERSION, 406, 513, 317, 5, i32::MAX, -1];
+        let names = ["V4_9_7_SNAPSHOT", "V5_5_0", "V4_5_2", "5", "V10737421_1_7", "-1"];
+        assert_eq!(version_name(numbers[0]), VERSION_NAME);
+        assert_eq!(numbers[1..].iter().map(|n| version_name(*n)).collect::<Vec<_>>(), names);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::cluster::{Error, Master, Place, Result, Session};
-use super::message::{Outgoing, send};
+use super::message::send::{Outgoing, send};
 use super::namesrv::{Setting, show_settings};
 use crate::inspect::output::Cell;
 

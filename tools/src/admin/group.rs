@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use mq_broker::wire::codes::{request, response};
-use mq_broker::wire::command::Command;
+use mq_broker::wire::command::{Command, version_name};
 use mq_store::broker::groups::GroupConfig;
 use mq_store::codec::lenient_json;
 use serde::Deserialize;
@@ -335,7 +335,7 @@ fn all_groups(s: &mut Session) -> Result {
         s.out.item([
             Cell::Text(group.to_owned()),
             Cell::number(count as u64),
-            Cell::Text(version.map_or("OFFLINE".into(), |v| v.to_string())),
+            Cell::Text(version.map_or("OFFLINE".into(), version_name)),
             Cell::Text(kind.into()),
             Cell::Text(members.message_model),
             Cell::Text(format!("{:.0}", progress.tps)),
@@ -422,7 +422,7 @@ fn member_table(s: &mut Session, members: Vec<Member>) -> Result {
             Cell::Text(m.client_id),
             Cell::Text(m.client_addr),
             Cell::Text(m.language),
-            Cell::Text(m.version.to_string()),
+            Cell::Text(version_name(m.version)),
         ])?;
     }
     Ok(())
@@ -504,7 +504,11 @@ impl AllProducers {
                     text("clientId"),
                     text("remoteIP"),
                     text("language"),
-                    Cell::Text(client["version"].to_string()),
+                    Cell::Text(
+                        client["version"]
+                            .as_i64()
+                            .map_or_else(String::new, |v| version_name(v as i32)),
+                    ),
                     Cell::Time(client["lastUpdateTimestamp"].as_i64()),
                 ])?;
             }
@@ -549,7 +553,7 @@ impl Status {
             s.out.item([
                 Cell::number(n as u64 + 1),
                 Cell::Text(member.client_id),
-                Cell::Text(member.version.to_string()),
+                Cell::Text(version_name(member.version)),
                 queues.map_or(Cell::None, |n| Cell::number(n as u64)),
             ])?;
         }

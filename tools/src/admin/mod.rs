@@ -129,29 +129,29 @@ commands! {
     CloneGroupOffset "cloneGroupOffset" (offset::Clone) => offset::Clone::run, " -s billing -d audit -t Orders";
     // messages
     /// Sends a message.
-    SendMessage "sendMessage" (message::Send) => message::Send::run, " -t Orders -p hello -k order-17 -c paid";
+    SendMessage "sendMessage" (message::send::Send) => message::send::Send::run, " -t Orders -p hello -k order-17 -c paid";
     /// Reads messages, without a trace of having done so.
-    ConsumeMessage "consumeMessage" (message::Consume) => message::Consume::run, " -t Orders -b broker-a -i 0 -o 5 -c 3";
+    ConsumeMessage "consumeMessage" (message::read::Consume) => message::read::Consume::run, " -t Orders -b broker-a -i 0 -o 5 -c 3";
     /// Shows all messages of a topic.
-    PrintMsg "printMsg" (message::Print) => message::Print::run, " -t Orders -s 'paid || open' -b '1h ago'";
+    PrintMsg "printMsg" (message::read::Print) => message::read::Print::run, " -t Orders -s 'paid || open' -b '1h ago'";
     /// Shows messages of a queue, or counts their tags.
-    PrintMsgByQueue "printMsgByQueue" (message::PrintQueue) => message::PrintQueue::run, " -t Orders -a broker-a -i 0 -p true";
+    PrintMsgByQueue "printMsgByQueue" (message::read::PrintQueue) => message::read::PrintQueue::run, " -t Orders -a broker-a -i 0 -p true";
     /// A message by the id that the broker gave.
-    QueryMsgById "queryMsgById" (message::ById) => message::ById::run, " -i 7F00000100002A9F0000000000000000";
+    QueryMsgById "queryMsgById" (message::find::ById) => message::find::ById::run, " -i 7F00000100002A9F0000000000000000";
     /// Messages by key.
-    QueryMsgByKey "queryMsgByKey" (message::ByKey) => message::ByKey::run, " -t Orders -k order-17";
+    QueryMsgByKey "queryMsgByKey" (message::find::ByKey) => message::find::ByKey::run, " -t Orders -k order-17";
     /// A message by the id that the producer gave.
-    QueryMsgByUniqueKey "queryMsgByUniqueKey" (message::ByUniqueKey) => message::ByUniqueKey::run, " -t Orders -i 7F000001AEE862AD0000000000000020";
+    QueryMsgByUniqueKey "queryMsgByUniqueKey" (message::find::ByUniqueKey) => message::find::ByUniqueKey::run, " -t Orders -i 7F000001AEE862AD0000000000000020";
     /// A message by its place.
-    QueryMsgByOffset "queryMsgByOffset" (message::ByOffset) => message::ByOffset::run, " -t Orders -b broker-a -i 0 -o 17";
+    QueryMsgByOffset "queryMsgByOffset" (message::find::ByOffset) => message::find::ByOffset::run, " -t Orders -b broker-a -i 0 -o 17";
     /// What clients traced of a message.
-    QueryMsgTraceById "queryMsgTraceById" (message::Trace) => message::Trace::run, " -i 7F000001AEE862AD0000000000000020";
+    QueryMsgTraceById "queryMsgTraceById" (message::trace::Trace) => message::trace::Trace::run, " -i 7F000001AEE862AD0000000000000020";
     /// Units of a consume queue.
-    QueryCq "queryCq" (message::QueryQueue) => message::QueryQueue::run, " -t Orders -q 0 -i 0 -c 5";
+    QueryCq "queryCq" (message::queue::QueryQueue) => message::queue::QueryQueue::run, " -t Orders -q 0 -i 0 -c 5";
     /// Where a message is, by the id that the broker gave.
-    DecodeMessageId "decodeMessageId" (message::Decode) => message::Decode::run, " -i 7F00000100002A9F0000000000000000";
+    DecodeMessageId "decodeMessageId" (message::find::Decode) => message::find::Decode::run, " -i 7F00000100002A9F0000000000000000";
     /// How long sends to a topic take.
-    CheckMsgSendRt "checkMsgSendRT" (message::CheckRt) => message::CheckRt::run, " -t Orders -a 10";
+    CheckMsgSendRt "checkMsgSendRT" (message::send::CheckRt) => message::send::CheckRt::run, " -t Orders -a 10";
     // brokers
     /// Brokers of the cluster with version and load.
     ClusterList "clusterList" (broker::List) => broker::List::run, " -m";
