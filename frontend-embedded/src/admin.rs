@@ -207,6 +207,7 @@ impl Mq {
                     || store.log().with_record(unit.offset, |r| {
                         r.topic() == &**topic
                             && r.queue_id() == id
+                            && r.size() == unit.size as usize
                             && r.queue_offset().unsigned_abs() == offset
                     }) == Some(true);
                 match is_right || topic.starts_with(names::LIGHT_PREFIX) {
