@@ -150,7 +150,9 @@ impl Builder {
         self
     }
 
-    /// Whether threads do the work that is due; yes. Without them call [`Mq::step`].
+    /// Whether threads do the work that is due; yes. Without them call [`Mq::step`]: nothing is
+    /// flushed by itself, so [`Durable::wait`](crate::Durable::wait) flushes, and its future waits
+    /// for a step.
     pub fn background(mut self, background: bool) -> Self {
         self.background = background;
         self

@@ -128,7 +128,10 @@ impl Drop for Inner {
 pub struct Mq(pub(crate) Arc<Inner>);
 
 impl Mq {
-    /// Opens the store in a folder, or makes one. See [`Builder::open`] for errors.
+    /// Opens the store in a folder, or makes one.
+    ///
+    /// # Errors
+    /// As of [`Builder::open`].
     pub fn open(path: impl AsRef<Path>) -> Result<Mq> {
         Builder::default().open(path)
     }
@@ -233,17 +236,28 @@ impl Mq {
     }
 
     /// Does all that is due, for those who opened with
-    /// [`Builder::background(false)`](Builder::background): flushes, indexes, delivers delayed
-    /// messages, asks about transactions, deletes old files, saves.
+    /// [`Builder::background(false)`](Builder::background): delivers delayed messages, asks about
+    /// transactions, flushes, indexes, deletes old files, saves.
+    ///
+    /// # Errors
+    /// What was in the way first. All else that is due is done nevertheless.
     pub fn step(&self) -> Result<()> {
         self.0.check_open()?;
         let (broker, store) = (&self.0.broker, self.0.broker.store());
-        broker.deliver_step()?;
-        broker.check_due_step()?;
-        store.flush_step()?;
-        while store.index_step()? {}
-        store.upkeep_step()?;
-        Ok(broker.save_step()?)
+        let index = || {
+            while store.index_step()? {}
+            store.check_index_step()
+        };
+        let steps = [
+            broker.deliver_step().map(drop),
+            broker.check_due_step(),
+            store.flush_step(),
+            index().map(drop),
+            store.upkeep_step(),
+            store.checkpoint_step(),
+            broker.save_step(),
+        ];
+        Ok(steps.into_iter().collect::<mq_store::Result<()>>()?)
     }
 
     /// A member of a consumer group, to be set up and started.

@@ -157,13 +157,18 @@ impl std::fmt::Debug for Server {
 /// ```
 #[derive(Debug)]
 pub struct TestBroker {
+    /// What clients connect to.
     pub server: Server,
+    /// The store that is served, for the test itself.
     pub mq: Mq,
     _dir: tempfile::TempDir,
 }
 
 impl TestBroker {
     /// Starts it, in some milliseconds.
+    ///
+    /// # Errors
+    /// [`Error::Serve`] if there is no temporary folder or no free port.
     pub fn start() -> Result<TestBroker> {
         let dir = tempfile::tempdir().map_err(Error::Serve)?;
         let mq = Mq::builder()
