@@ -16,6 +16,7 @@ const TOLD: usize = 100;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Topic {
+    /// Its name.
     pub name: String,
     /// Its queues have ids from 0 to below this.
     pub queues: i32,
@@ -25,9 +26,11 @@ pub struct Topic {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QueueStats {
+    /// The queue, counted from 0.
     pub queue_id: i32,
-    /// Offset of the first message, and behind the last.
+    /// Offset of the first message.
     pub min_offset: u64,
+    /// Offset behind the last message.
     pub max_offset: u64,
     /// Store time of the last message, ms since 1970; 0 if there is none.
     pub last_time: i64,
@@ -37,7 +40,9 @@ pub struct QueueStats {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Lag {
+    /// The topic; the group's retry topic among them.
     pub topic: String,
+    /// The queue, counted from 0.
     pub queue_id: i32,
     /// Everything below is consumed.
     pub offset: u64,
@@ -49,15 +54,19 @@ pub struct Lag {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Statistics {
-    /// Messages stored, retries and the like among them, and bytes of their records.
+    /// Messages stored, retries and the like among them.
     pub messages_in: u64,
+    /// Bytes of their records.
     pub bytes_in: u64,
-    /// Messages given to consumer groups, and bytes of their records.
+    /// Messages given to consumer groups.
     pub messages_out: u64,
+    /// Bytes of their records.
     pub bytes_out: u64,
-    /// Positions at which the log begins and ends, and up to which it is on the disk.
+    /// Position at which the log begins.
     pub log_begin: u64,
+    /// Position behind the last message.
     pub log_end: u64,
+    /// Position up to which the log is on the disk.
     pub log_flushed: u64,
 }
 
@@ -65,11 +74,13 @@ pub struct Statistics {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Verification {
-    /// Intact records in the log, and places of queues that are right.
+    /// Intact records in the log.
     pub records: u64,
+    /// Places in queues that are right.
     pub places: u64,
-    /// How many damages there are, and the first hundred of them.
+    /// How many damages there are.
     pub damages: u64,
+    /// The first hundred of them, in words.
     pub told: Vec<String>,
 }
 
@@ -95,6 +106,11 @@ impl Mq {
     }
 
     /// Deletes a topic, with its messages and the offsets of all groups in it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) for one of RocketMQ's own,
+    /// [`Error::Store`](crate::Error::Store) if that cannot be written down. One that is not there
+    /// is no error.
     pub fn delete_topic(&self, name: &str) -> Result<()> {
         self.0.check_open()?;
         Ok(self.0.broker.delete_topic(name)?)
@@ -133,6 +149,10 @@ impl Mq {
     }
 
     /// Deletes a group with its offsets.
+    ///
+    /// # Errors
+    /// [`Error::Store`](crate::Error::Store) if that cannot be written down. One that is not there
+    /// is no error.
     pub fn delete_group(&self, group: &str) -> Result<()> {
         self.0.check_open()?;
         Ok(self.0.broker.delete_group(group, true)?)
@@ -169,6 +189,9 @@ impl Mq {
 
     /// Reads everything and compares: every record of the log with its checksum, every place in
     /// a queue with its record. It reads the whole log, and may run while others write.
+    ///
+    /// # Errors
+    /// [`Error::Closed`](crate::Error::Closed). Damage is no error: the result tells of it.
     pub fn verify(&self) -> Result<Verification> {
         self.0.check_open()?;
         let store = self.0.broker.store();
@@ -207,6 +230,7 @@ impl Mq {
                     || store.log().with_record(unit.offset, |r| {
                         r.topic() == &**topic
                             && r.queue_id() == id
+                            && r.size() == unit.size as usize
                             && r.queue_offset().unsigned_abs() == offset
                     }) == Some(true);
                 match is_right || topic.starts_with(names::LIGHT_PREFIX) {

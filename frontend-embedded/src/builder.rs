@@ -105,8 +105,10 @@ impl Builder {
         self
     }
 
-    /// The delays of the levels, level 1 first, in ms. They belong to a store: a program that
-    /// opens it with others delivers what waits by these.
+    /// The delays of the levels, level 1 first, in ms; RocketMQ's 18, see
+    /// [`Message::delay_level`](crate::Message::delay_level). They count for what is sent from now
+    /// on: when a message is due is settled when it is stored. Open a store always with the same
+    /// ones: where queues have to be made again, they say it anew.
     pub fn delay_levels(mut self, ms: &[i64]) -> Self {
         self.store.delay_levels_ms = ms.to_vec();
         self
@@ -148,7 +150,9 @@ impl Builder {
         self
     }
 
-    /// Whether threads do the work that is due; yes. Without them call [`Mq::step`].
+    /// Whether threads do the work that is due; yes. Without them call [`Mq::step`]: nothing is
+    /// flushed by itself, so [`Durable::wait`](crate::Durable::wait) flushes, and its future waits
+    /// for a step.
     pub fn background(mut self, background: bool) -> Self {
         self.background = background;
         self

@@ -329,12 +329,16 @@ impl Delivery {
     /// place, after the group's pause. One that failed too often goes to the dead letters.
     ///
     /// # Errors
-    /// As of [`Producer::send`](crate::Producer::send). The message stays in hand.
+    /// As of [`Producer::send`](crate::Producer::send): then the message stays in hand.
+    /// [`Error::Invalid`] if the group is broadcasting.
     pub fn retry(self) -> Result<()> {
         self.retry_at(0)
     }
 
     /// [`Delivery::retry`] with the delay of a level, 1 to 18; in orderly mode with the pause.
+    ///
+    /// # Errors
+    /// As of [`Delivery::retry`].
     pub fn retry_at(self, level: u8) -> Result<()> {
         let settings = &self.group.settings;
         if !settings.orderly {
@@ -349,6 +353,9 @@ impl Delivery {
     }
 
     /// It shall not come again but go to the dead letters, the topic `%DLQ%group`.
+    ///
+    /// # Errors
+    /// As of [`Delivery::retry`].
     pub fn dead_letter(self) -> Result<()> {
         self.send_back(-1)
     }

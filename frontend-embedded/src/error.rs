@@ -16,7 +16,12 @@ pub enum Error {
     #[error(
         "the store {path} is in use by {holder}; clone the Mq that is open, stop the other program, or choose another folder"
     )]
-    InUse { path: PathBuf, holder: String },
+    InUse {
+        /// The folder.
+        path: PathBuf,
+        /// Who has it open, as far as can be told.
+        holder: String,
+    },
     /// [`Mq::close`](crate::Mq::close) was called.
     #[error("the store is closed; open it again")]
     Closed,
@@ -30,7 +35,12 @@ pub enum Error {
     Invalid(String),
     /// A member of a group wants other topics, filters or another mode than those that are there.
     #[error("a consumer of group {group} is open with other {what}; members of a group must agree")]
-    Disagreement { group: String, what: &'static str },
+    Disagreement {
+        /// The group.
+        group: String,
+        /// What differs: subscriptions, order or settings.
+        what: &'static str,
+    },
     /// An expression that is none.
     #[error(transparent)]
     Filter(#[from] FilterError),

@@ -25,6 +25,8 @@
 //! Features: `stream` for [`DeliveryStream`], `tcp` to serve the open store to RocketMQ clients
 //! with [`Mq::serve`], and [`TestBroker`].
 
+#![warn(missing_docs)]
+
 mod admin;
 mod builder;
 mod consumer;

@@ -51,21 +51,21 @@ pub(crate) struct Inner {
 }
 
 /// A frontend that serves the open store to others, and wants to know what happens.
-pub(crate) trait Frontend: Send + Sync {
-    fn arrived(&self, arrival: &Arrival<'_>);
-    fn topics_changed(&self);
-    fn check(&self, check: Check);
+pub(crate) struct Frontend {
+    pub arrived: Box<dyn Fn(&Arrival<'_>) + Send + Sync>,
+    pub topics_changed: Box<dyn Fn() + Send + Sync>,
+    pub check: Box<dyn Fn(Check) + Send + Sync>,
 }
 
 /// Where that frontend is, if there is one.
 #[derive(Default)]
 pub(crate) struct Remote {
     is_there: AtomicBool,
-    frontend: RwLock<Option<Arc<dyn Frontend>>>,
+    frontend: RwLock<Option<Arc<Frontend>>>,
 }
 
 impl Remote {
-    fn get(&self) -> Option<Arc<dyn Frontend>> {
+    fn get(&self) -> Option<Arc<Frontend>> {
         if !self.is_there.load(Ordering::Acquire) {
             return None;
         }
@@ -74,9 +74,9 @@ impl Remote {
 
     /// Takes the place, or leaves it empty.
     #[cfg(feature = "tcp")]
-    pub fn set(&self, frontend: Option<Arc<dyn Frontend>>) {
+    pub fn set(&self, frontend: Option<Frontend>) {
         self.is_there.store(frontend.is_some(), Ordering::Release);
-        *self.frontend.write().unwrap_or_else(PoisonError::into_inner) = frontend;
+        *self.frontend.write().unwrap_or_else(PoisonError::into_inner) = frontend.map(Arc::new);
     }
 }
 
@@ -128,7 +128,10 @@ impl Drop for Inner {
 pub struct Mq(pub(crate) Arc<Inner>);
 
 impl Mq {
-    /// Opens the store in a folder, or makes one. See [`Builder::open`] for errors.
+    /// Opens the store in a folder, or makes one.
+    ///
+    /// # Errors
+    /// As of [`Builder::open`].
     pub fn open(path: impl AsRef<Path>) -> Result<Mq> {
         Builder::default().open(path)
     }
@@ -157,7 +160,7 @@ impl Mq {
             Box::new(move |arrival| {
                 for_arrival.arrived(arrival.topic, arrival.queue_id);
                 if let Some(frontend) = for_arrivals.get() {
-                    frontend.arrived(&arrival);
+                    (frontend.arrived)(&arrival);
                 }
             }),
         );
@@ -167,7 +170,7 @@ impl Mq {
             version.fetch_add(1, Ordering::AcqRel);
             all.wake_all();
             if let Some(frontend) = for_topics.get() {
-                frontend.topics_changed();
+                (frontend.topics_changed)();
             }
         }));
         let checkers = Arc::new(Checkers::default());
@@ -177,7 +180,7 @@ impl Mq {
             if let Some(check) = asked.ask(&broker, check)
                 && let Some(frontend) = for_checks.get()
             {
-                frontend.check(check);
+                (frontend.check)(check);
             }
         }));
         if background {
@@ -233,17 +236,28 @@ impl Mq {
     }
 
     /// Does all that is due, for those who opened with
-    /// [`Builder::background(false)`](Builder::background): flushes, indexes, delivers delayed
-    /// messages, asks about transactions, deletes old files, saves.
+    /// [`Builder::background(false)`](Builder::background): delivers delayed messages, asks about
+    /// transactions, flushes, indexes, deletes old files, saves.
+    ///
+    /// # Errors
+    /// What was in the way first. All else that is due is done nevertheless.
     pub fn step(&self) -> Result<()> {
         self.0.check_open()?;
         let (broker, store) = (&self.0.broker, self.0.broker.store());
-        broker.deliver_step()?;
-        broker.check_due_step()?;
-        store.flush_step()?;
-        while store.index_step()? {}
-        store.upkeep_step()?;
-        Ok(broker.save_step()?)
+        let index = || {
+            while store.index_step()? {}
+            store.check_index_step()
+        };
+        let steps = [
+            broker.deliver_step().map(drop),
+            broker.check_due_step(),
+            store.flush_step(),
+            index().map(drop),
+            store.upkeep_step(),
+            store.checkpoint_step(),
+            broker.save_step(),
+        ];
+        Ok(steps.into_iter().collect::<mq_store::Result<()>>()?)
     }
 
     /// A member of a consumer group, to be set up and started.

@@ -92,7 +92,11 @@ impl Producer {
     }
 
     /// [`Producer::send`] that never waits for the disk: many messages may share one wait, with
-    /// [`Sent::durable`] of the last.
+    /// [`Sent::durable`] of the last. Under [`Flush::Sync`](crate::Flush::Sync) consumers see the
+    /// message when it is there.
+    ///
+    /// # Errors
+    /// As of [`Producer::send`].
     pub fn append(&self, message: &Message<'_>) -> Result<Sent> {
         self.append_with(message, message.properties(), 0)
     }

@@ -48,6 +48,9 @@ impl Mq {
     /// Messages of a topic with a key, oldest first; of many the newest `max`. Unique keys of
     /// other clients are keys too. A message is found within some 100 ms, when the background
     /// has indexed it.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
     pub fn by_key(&self, topic: &str, key: &str, max: usize) -> Result<Vec<MessageView>> {
         self.0.check_open()?;
         let found = self.0.broker.store().query(topic, key, max, 0, i64::MAX);
@@ -55,7 +58,11 @@ impl Mq {
     }
 
     /// The message with an id: what [`MessageView::id`] or [`Sent::id`](crate::Sent::id) gave, or
-    /// a client, which calls it message id or offset message id.
+    /// a client, which calls it message id or offset message id. `None` if it is not there, or not
+    /// any more.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
     pub fn message(&self, topic: &str, id: &str) -> Result<Option<MessageView>> {
         self.0.check_open()?;
         let store = self.0.broker.store();

@@ -6,36 +6,17 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use mq_broker::config::NamesrvConf;
-use mq_broker::handle::{BrokerService, Tuning};
+use mq_broker::handle::Tuning;
 use mq_broker::namesrv::NameServer;
 use mq_broker::namesrv::register::{Registrar, Registration, Timing};
 use mq_broker::run;
 use mq_broker::server::Limits;
 use mq_broker::wire::client::Security;
-use mq_store::broker::transaction::Check;
-use mq_store::store::Arrival;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
 use crate::error::{Error, Result};
 use crate::mq::{Frontend, Inner, Mq};
-
-struct Tcp {
-    service: Arc<BrokerService>,
-    changed: Box<dyn Fn() + Send + Sync>,
-}
-
-impl Frontend for Tcp {
-    fn arrived(&self, arrival: &Arrival<'_>) {
-        self.service.holds.arrived(arrival);
-    }
-    fn topics_changed(&self) {
-        (self.changed)();
-    }
-    fn check(&self, check: Check) {
-        self.service.ask_producer(check);
-    }
-}
 
 /// A broker and a name server on an open store, in threads of their own. Dropping it ends them,
 /// and leaves the store open.
@@ -118,8 +99,12 @@ async fn serve(mq: &Arc<Inner>, started: Started, stopped: oneshot::Receiver<()>
     };
     let registrar =
         Registrar::start(&[at.0.to_string()], timing, Security::default(), registration);
-    let changed = Box::new(registrar.changed());
-    mq.remote.set(Some(Arc::new(Tcp { service: running.service.clone(), changed })));
+    let (holds, asked) = (running.service.clone(), running.service.clone());
+    mq.remote.set(Some(Frontend {
+        arrived: Box::new(move |arrival| holds.holds.arrived(arrival)),
+        topics_changed: Box::new(registrar.changed()),
+        check: Box::new(move |check| asked.ask_producer(check)),
+    }));
     let _ = started.send(Ok(at));
     let _ = stopped.await;
     mq.remote.set(None);
@@ -172,13 +157,18 @@ impl std::fmt::Debug for Server {
 /// ```
 #[derive(Debug)]
 pub struct TestBroker {
+    /// What clients connect to.
     pub server: Server,
+    /// The store that is served, for the test itself.
     pub mq: Mq,
     _dir: tempfile::TempDir,
 }
 
 impl TestBroker {
     /// Starts it, in some milliseconds.
+    ///
+    /// # Errors
+    /// [`Error::Serve`] if there is no temporary folder or no free port.
     pub fn start() -> Result<TestBroker> {
         let dir = tempfile::tempdir().map_err(Error::Serve)?;
         let mq = Mq::builder()

@@ -117,11 +117,18 @@ pub struct Transaction {
 
 impl Transaction {
     /// Shows the message to consumers. Returns false if it was settled before, whichever way.
+    ///
+    /// # Errors
+    /// [`Error::NoTopic`] if its topic was deleted meanwhile, [`Error::Store`] as of
+    /// [`Producer::send`], [`Error::Closed`]. The callback is asked about it later.
     pub fn commit(self) -> Result<bool> {
         self.end(true)
     }
 
     /// Nobody ever sees the message. Returns false if it was settled before, whichever way.
+    ///
+    /// # Errors
+    /// As of [`Transaction::commit`].
     pub fn rollback(self) -> Result<bool> {
         self.end(false)
     }
