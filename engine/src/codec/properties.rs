@@ -39,18 +39,18 @@ pub mod name {
     /// Light queues that have the message too, and its offset in each; commas between.
     pub const INNER_MULTI_DISPATCH: &str = "INNER_MULTI_DISPATCH";
     pub const INNER_MULTI_QUEUE_OFFSET: &str = "INNER_MULTI_QUEUE_OFFSET";
+    /// A CRC of all that stands in front of it in the record (5.x, `enabledAppendPropCRC`).
+    pub const CRC32: &str = "__CRC32#";
 }
 
-/// What the last property of a record begins with that holds a CRC of all in front of it (5.x,
-/// `enabledAppendPropCRC`). Ten decimal digits follow, the last one first, and [`PAIR_END`].
-const CRC: &[u8] = b"__CRC32#\x01";
-/// Bytes of that property.
-pub const CRC_LEN: usize = CRC.len() + 10 + 1;
+/// Bytes of the property [`name::CRC32`]: ten decimal digits, the last one first.
+pub const CRC_LEN: usize = name::CRC32.len() + 1 + 10 + 1;
 
 /// The CRC that is the last property of a text, and the text in front of it.
 pub fn split_crc(text: &[u8]) -> Option<(&[u8], u64)> {
     let (before, pair) = text.split_last_chunk::<CRC_LEN>()?;
-    let digits = pair.strip_prefix(CRC)?.strip_suffix(&[PAIR_END])?;
+    let value = pair.strip_prefix(name::CRC32.as_bytes())?.strip_prefix(&[NAME_VALUE])?;
+    let digits = value.strip_suffix(&[PAIR_END])?;
     let crc = digits.iter().rev().try_fold(0, |crc, digit| {
         digit.is_ascii_digit().then(|| crc * 10 + u64::from(digit - b'0'))
     })?;

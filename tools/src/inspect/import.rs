@@ -201,7 +201,10 @@ fn parse(line: &[u8]) -> Result<(Incoming, Vec<u8>, Vec<u8>), Failure> {
     };
     let body = STANDARD.decode(body).map_err(|e| bad(format!("body: {e}")))?;
     let mut text = Vec::new();
-    for (name, value) in &incoming.properties {
+    // That was the CRC of another record.
+    for (name, value) in
+        incoming.properties.iter().filter(|(name, _)| *name != properties::name::CRC32)
+    {
         properties::push(&mut text, name, value);
     }
     Ok((incoming, body, text))
