@@ -33,6 +33,8 @@ use crate::tls::{self, TlsError};
 /// How often pulls whose time is over are answered, and silent clients looked for.
 const EXPIRE_HOLDS: Duration = Duration::from_millis(250);
 const EXPIRE_CLIENTS: Duration = Duration::from_secs(10);
+/// How often groups that read too slowly are looked for.
+const PROTECT: Duration = Duration::from_secs(180);
 /// How often files of access control and TLS are looked at.
 pub(crate) const WATCH: Duration = Duration::from_millis(500);
 
@@ -226,6 +228,9 @@ fn tuning(conf: &BrokerConf) -> Tuning {
         pull_capacity: conf.pull_thread_pool_queue_capacity,
         notify_changes: conf.notify_consumer_ids_changed_enable,
         property_filter: conf.enable_property_filter,
+        fall_behind: conf
+            .disable_consume_if_consumer_read_slowly
+            .then_some(conf.consumer_fallbehind_threshold),
         store_replies: conf.store_reply_message_enable,
     }
 }
@@ -372,6 +377,7 @@ pub async fn serve(
         s.holds.expire_step(s.broker.now_ms());
     }));
     tasks.push(every(EXPIRE_CLIENTS, &service, stopped.clone(), |s| s.expire_step()));
+    tasks.push(every(PROTECT, &service, stopped.clone(), |s| s.protect_step()));
     tasks.push(every(WATCH, &service, stopped, |s| {
         s.tls.reload_step();
         if let Some(acl) = &s.acl {

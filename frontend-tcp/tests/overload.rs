@@ -6,6 +6,7 @@ mod common;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::consumer::Consumer;
 use common::{TIMEOUT, bodies, call, connect, pull_command, send_command, settings, start_with};
 use mq_broker::conn::{Conn, Reply, Request};
 use mq_broker::handle::Tuning;
@@ -40,6 +41,36 @@ async fn codes(stream: &mut TcpStream, n: usize) -> Vec<i32> {
         }
     }
     codes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_reads_far_behind_may_no_longer_consume() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = start_with(settings(dir.path())).await;
+    let mut client = connect(&running).await;
+    for _ in 0..3 {
+        call(&mut client, send_command("T", "a message of some bytes", "")).await;
+    }
+    assert_eq!(call(&mut client, pull_command("T", 0, 0)).await.code, 0);
+    let protect = |most| {
+        running.service.tuning.write().unwrap().fall_behind = most;
+        running.service.protect_step();
+    };
+    protect(Some(100));
+    assert_eq!(call(&mut client, pull_command("T", 0, 0)).await.code, 0, "nobody is there");
+    let _member = Consumer::join(running.addr, "c1").await;
+    for most in [None, Some(1 << 20)] {
+        protect(most);
+        assert_eq!(call(&mut client, pull_command("T", 0, 0)).await.code, 0, "{most:?}");
+    }
+    assert_eq!(call(&mut client, pull_command("T", 3, 0)).await.code, 19);
+    protect(Some(100));
+    assert_eq!(call(&mut client, pull_command("T", 0, 0)).await.code, 0, "it was at the end");
+    protect(Some(100));
+    let refused = call(&mut client, pull_command("T", 0, 0)).await;
+    let why = "subscription group no permission, G (consumeEnable)";
+    assert_eq!((refused.code, refused.remark.as_deref()), (16, Some(why)));
+    running.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

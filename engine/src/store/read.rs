@@ -312,6 +312,12 @@ impl MessageStore {
         max.or_else(batches).unwrap_or(0)
     }
 
+    /// Place in the log of the message at an offset.
+    pub fn position(&self, topic: &str, queue_id: i32, offset: u64) -> Option<u64> {
+        let unit = self.queues.get(topic, queue_id)?.get(offset).filter(|u| !u.is_filler())?;
+        Some(unit.offset)
+    }
+
     /// Store time of the message at an offset, ms.
     pub fn store_time(&self, topic: &str, queue_id: i32, offset: u64) -> Option<i64> {
         let Some(queue) = self.queues.get(topic, queue_id) else {

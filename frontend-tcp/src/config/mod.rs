@@ -311,6 +311,12 @@ conf! {
     flush_delay_offset_interval: i64 = 10_000, "flushDelayOffsetInterval" in PERIOD;
     reject_transaction_message: bool = false, "rejectTransactionMessage", run_time;
     enable_property_filter: bool = false, "enablePropertyFilter", run_time;
+    /// Groups that read from further behind the log's end than the next says, in bytes, may no
+    /// longer consume.
+    disable_consume_if_consumer_read_slowly: bool = false,
+        "disableConsumeIfConsumerReadSlowly", run_time;
+    consumer_fallbehind_threshold: u64 = 16 << 30,
+        "consumerFallbehindThreshold" in 0..=u64::MAX, run_time;
     store_reply_message_enable: bool = true, "storeReplyMessageEnable", run_time;
     acl_enable: bool = false, "aclEnable";
     /// Where the files of access control are: the environment's `ROCKETMQ_HOME` unless it is said.
@@ -451,8 +457,8 @@ const BROKER_IGNORED: &[Ignored] = &[
         enableMultiDispatch expectConsumerNumUseFilter filterServerNums filterSupportRetry
         mappedFileSizeConsumeQueueExt maxErrorRateOfBloomFilter maxLmqConsumeQueueNum
         maxMsgsNumBatch commercialBaseCount commercialBigCount commercialEnable
-        commercialTimerCount commercialTransCount consumerFallbehindThreshold
-        disableConsumeIfConsumerReadSlowly fetchNamesrvAddrByAddressServer
+        commercialTimerCount commercialTransCount
+        fetchNamesrvAddrByAddressServer
         rmqAddressServerDomain rmqAddressServerSubGroup highSpeedMode",
     ),
     (

@@ -31,6 +31,7 @@ settings! {
     u32: "a number", |t| t.parse().ok(), u32::to_string;
     i32: "a number", |t| t.parse().ok(), i32::to_string;
     i64: "a number", |t| t.parse().ok(), i64::to_string;
+    u64: "a number", |t| t.parse().ok(), u64::to_string;
     usize: "a number", |t| t.parse().ok(), usize::to_string;
     bool: "true or false", |t| t.to_ascii_lowercase().parse().ok(), bool::to_string;
     String: "a text", |t| Some(t.to_owned()), Self::clone;

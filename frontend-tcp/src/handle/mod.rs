@@ -17,6 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use mq_store::Error;
+use mq_store::broker::groups::GroupConfig;
 use mq_store::broker::{Broker, Refusal};
 use mq_store::store::ReadLimits;
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -51,6 +52,9 @@ pub struct Tuning {
     pub notify_changes: bool,
     /// Expressions over properties are served (`enablePropertyFilter`).
     pub property_filter: bool,
+    /// A group whose members read from further behind the log's end, in bytes, may no longer
+    /// consume (`consumerFallbehindThreshold`, if `disableConsumeIfConsumerReadSlowly`).
+    pub fall_behind: Option<u64>,
     /// Replies are stored before they are pushed (`storeReplyMessageEnable`).
     pub store_replies: bool,
 }
@@ -65,6 +69,7 @@ impl Default for Tuning {
             pull_capacity: 100_000,
             notify_changes: true,
             property_filter: false,
+            fall_behind: None,
             store_replies: true,
         }
     }
@@ -300,6 +305,35 @@ impl BrokerService {
 
     pub fn tuning(&self) -> Tuning {
         *self.tuning.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Background step: groups that read too slowly may no longer consume, until an
+    /// administrator says that they may.
+    pub fn protect_step(&self) {
+        let Some(most) = self.tuning().fall_behind else { return };
+        let (broker, store) = (&self.broker, self.broker.store());
+        for (topic, group, counters) in broker.stats().groups() {
+            // Who left reads nothing, slowly or not.
+            let is_here = self.sessions.with_group(&group, |g| !g.members.is_empty());
+            let config = broker.groups().get(&group).filter(|g| g.consume_enable);
+            let (Some(true), Some(config)) = (is_here, config) else { continue };
+            let queues = broker.topics().get(&topic).map_or(0, |t| t.read_queue_nums);
+            let behind = |queue: i32| {
+                let offset = u64::try_from(counters.pull_offset(queue)?).ok()?;
+                Some(store.log().end().saturating_sub(store.position(&topic, queue, offset)?))
+            };
+            let behind = (0..queues).filter_map(behind).max().unwrap_or(0);
+            if behind <= most {
+                continue;
+            }
+            tracing::warn!(
+                "group {group} reads {topic} {behind} bytes behind the end: it may not consume any more; mqadmin updateSubGroup -s true lets it"
+            );
+            let disabled = GroupConfig { consume_enable: false, ..(*config).clone() };
+            if let Err(e) = broker.update_group(disabled) {
+                tracing::error!("group {group} cannot be changed: {e}");
+            }
+        }
     }
 
     /// Background step: forgets clients that are silent.
