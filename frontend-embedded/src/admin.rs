@@ -231,7 +231,8 @@ impl Mq {
                         r.topic() == &**topic
                             && r.queue_id() == id
                             && r.size() == unit.size as usize
-                            && r.queue_offset().unsigned_abs() == offset
+                            && (r.queue_offset().unsigned_abs() == offset
+                                || queue.is_stand_in(offset, &r))
                     }) == Some(true);
                 match is_right || topic.starts_with(names::LIGHT_PREFIX) {
                     true => found.places += 1,

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::codec::queue_unit::{UNIT_LEN, Unit};
+use crate::codec::record::Record;
 use crate::error::Result;
 use crate::os::fs::{Fs, list_numbered};
 use crate::os::map::{MappedFile, Writer};
@@ -290,6 +291,15 @@ impl ConsumeQueue {
             }
         }
         Ok(())
+    }
+
+    /// Whether the unit at `offset`, which points at `record`, stands in for a lost one: the record
+    /// has another place in the queue.
+    pub fn is_stand_in(&self, offset: u64, record: &Record<'_>) -> bool {
+        let of_record = record.queue_offset().unsigned_abs();
+        let at = record.physical_offset().unsigned_abs();
+        of_record != offset
+            && self.get(of_record).is_some_and(|unit| unit.offset == at && !unit.is_filler())
     }
 
     /// Cuts the queue at `offset`: the units from there on are to be written anew. Only while

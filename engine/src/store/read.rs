@@ -228,7 +228,7 @@ impl MessageStore {
             match self.record_of(&slice, unit.offset) {
                 // A client that cannot read one message reads none behind it in the answer.
                 Err(e) => self.pass_by_damaged(unit.offset, topic, &e),
-                Ok(record) if is_stand_in(&queue, n, &record) => {}
+                Ok(record) if queue.is_stand_in(n, &record) => {}
                 Ok(record) => {
                     if look.is_none_or(|look| look(&record)) {
                         read.bytes += slice.len();
@@ -370,15 +370,6 @@ impl MessageStore {
         let records = found.offsets.iter().filter_map(record_at).filter(has_key);
         QueryResult { records: records.collect(), found }
     }
-}
-
-/// Whether the unit of an offset stands in for a lost one: its record has another place in the queue.
-fn is_stand_in(queue: &ConsumeQueue, offset: u64, record: &Record<'_>) -> bool {
-    let of_record = record.queue_offset().unsigned_abs();
-    of_record != offset
-        && queue.get(of_record).is_some_and(|unit| {
-            unit.offset == record.physical_offset().unsigned_abs() && !unit.is_filler()
-        })
 }
 
 /// What [`MessageStore::query`] gives.
