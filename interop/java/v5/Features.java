@@ -72,8 +72,8 @@ final class Features {
         return "%RETRY%" + group + "_" + topic;
     }
 
-    /** Consumes by POP until `wanted` came, and no others; `fails` fails once, and comes again. */
-    private static void pop(Kit kit, String topic, String group, Collection<String> wanted, String fails) throws Exception {
+    /** Consumes by POP until `wanted` came, and no others but what `mayCome`; `fails` fails once, and comes again. */
+    private static void pop(Kit kit, String topic, String group, Collection<String> wanted, String fails, Collection<String> mayCome) throws Exception {
         kit.admin().setMessageRequestMode(kit.broker(), topic, group, MessageRequestMode.POP, 0, 5000);
         Queue<String> got = new ConcurrentLinkedQueue<>();
         AtomicInteger tries = new AtomicInteger();
@@ -92,7 +92,7 @@ final class Features {
         kit.start(consumer);
         Kit.await(90, "all by POP", () -> got.containsAll(wanted));
         Thread.sleep(500);
-        Kit.sameSet(wanted, got, "popped");
+        Kit.sameSet(wanted, got.stream().filter(t -> wanted.contains(t) || !mayCome.contains(t)).collect(Collectors.toList()), "popped");
         consumer.shutdown();
     }
 
@@ -110,7 +110,7 @@ final class Features {
         timed(kit, topic, "pending", 86_000);
         Kit.await(30, "the timed message", () -> texts(kit, topic).contains("timed"));
         String group = group("pop");
-        pop(kit, topic, group, texts(kit, topic), "m3");
+        pop(kit, topic, group, texts(kit, topic), "m3", List.of());
         registered(kit, retry(group, topic));
         Fixtures.tell(kit, List.of(topic, batches, retry(group, topic)), List.of(topic + " m3", topic + " mZSTD", retry(group, topic) + " m3", topic + " timed"));
     }
@@ -148,7 +148,7 @@ final class Features {
             timed(kit, topic, "soon", 1);
             timed(kit, topic, "late", 150);
             Kit.await(30, "the timed message", () -> texts(kit, topic).contains("soon"));
-            pop(kit, topic, group, texts(kit, topic), "java7");
+            pop(kit, topic, group, texts(kit, topic), "java7", List.of());
             registered(kit, topics[2]);
             before = places(kit, topics);
         }
@@ -174,12 +174,15 @@ final class Features {
             Kit.node(java, "start");
             try (Kit kit = new Kit(outer.scenario)) {
                 Kit.eventually(30, "the topic", () -> kit.admin().examineTopicStats(topic));
-                Kit.sameSet(before, places(kit, topics), "served by Java's after a " + end);
+                List<String> old = before; // and what POP brings again behind them
+                Kit.sameSet(old, places(kit, topics).stream().filter(p -> old.contains(p) || !p.startsWith(topics[2])).collect(Collectors.toList()), "served by Java's after a " + end);
                 List<String> news = texts(kit, topic).stream().filter(t -> t.startsWith("ours" + end)).collect(Collectors.toList());
-                pop(kit, topic, group, news, null);
+                // A killed broker has forgotten that some were acknowledged.
+                List<String> again = end.equals("kill") ? texts(kit, topic) : List.of();
+                pop(kit, topic, group, news, null, again);
                 write(kit, topic, "java" + end, 50);
                 batches(kit, batches, "java" + end, 10);
-                pop(kit, topic, group, texts(kit, topic).stream().filter(t -> t.startsWith("java" + end)).collect(Collectors.toList()), "java" + end + "7");
+                pop(kit, topic, group, texts(kit, topic).stream().filter(t -> t.startsWith("java" + end)).collect(Collectors.toList()), "java" + end + "7", again);
                 before = places(kit, topics);
             }
         }
