@@ -23,16 +23,16 @@ impl StorageBackend for Unsynced {
         Ok(self.0.metadata()?.len())
     }
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        Ok(self.0.read_exact_at(out, offset)?)
+        self.0.read_exact_at(out, offset)
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
-        Ok(self.0.set_len(len)?)
+        self.0.set_len(len)
     }
     fn sync_data(&self) -> io::Result<()> {
         Ok(())
     }
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        Ok(self.0.write_all_at(data, offset)?)
+        self.0.write_all_at(data, offset)
     }
 }
 
