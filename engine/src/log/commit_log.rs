@@ -261,6 +261,7 @@ impl CommitLog {
                 _ => record::encode_blank(rest as u32, buf),
             })?;
         }
+        old.file().touch_singly(false);
         tail.writer = Some(self.chain.push(base)?);
         tail.base = base;
         Ok(())
@@ -268,7 +269,11 @@ impl CommitLog {
 
     /// Background step: disk space and pages ahead of the writer, and the next file before the
     /// last one is full. A full disk is not an error here but when a message needs the space.
-    pub fn prepare_ahead(&self) -> Result<()> {
+    ///
+    /// With `for_sync`, for appends that wait for the disk, the file system is left little to do in each
+    /// sync: pages are single ones, as a sync writes all of a large one for a few bytes in it; and they are
+    /// written ahead, as a first write to allocated space changes the file's extents.
+    pub fn prepare_ahead(&self, for_sync: bool) -> Result<()> {
         let Some(last) = self.chain.last() else { return Ok(()) };
         let (at, len) = (last.file.published(), last.file.len());
         last.file.allocate(at.next_multiple_of(ALLOCATE_STEP) + ALLOCATE_STEP)?;
@@ -276,8 +281,15 @@ impl CommitLog {
         let want = (last.base + (at + 2 * POPULATE_STEP) as u64).min(last.limit());
         let from = (*populated).max(last.end());
         if want > from + POPULATE_STEP as u64 / 2 || want == last.limit() && from < want {
-            last.file.populate((from - last.base) as usize, (want - last.base) as usize);
+            let (start, end) = ((from - last.base) as usize, (want - last.base) as usize);
+            if for_sync && *populated <= last.base {
+                last.file.touch_singly(true);
+            }
+            last.file.populate(start, end);
             *populated = want;
+            if for_sync {
+                last.file.sync_unpublished(start, end).map_err(|e| self.poisoned_by(&e))?;
+            }
         }
         drop(populated);
         if len - at < len / 4 {
@@ -308,12 +320,13 @@ impl CommitLog {
             return Err(Error::Poisoned(reason.to_owned()));
         }
         let to = self.end();
-        self.chain.sync(from, to).map_err(|e| {
-            let reason = self.poison.get_or_init(|| e.to_string());
-            Error::Poisoned(reason.clone())
-        })?;
+        self.chain.sync(from, to).map_err(|e| self.poisoned_by(&e))?;
         self.flushed.store(to, Ordering::Release);
         Ok(())
+    }
+
+    fn poisoned_by(&self, e: &Error) -> Error {
+        Error::Poisoned(self.poison.get_or_init(|| e.to_string()).clone())
     }
 
     /// Ends appending: later ones are refused with [`Error::Closed`].

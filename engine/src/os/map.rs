@@ -212,7 +212,12 @@ impl MappedFile {
 
     /// Forces the published bytes from `start` to `end` to the disk.
     pub fn sync(&self, start: usize, end: usize) -> Result<()> {
-        let end = end.min(self.published());
+        self.sync_unpublished(start, end.min(self.published()))
+    }
+
+    /// Forces bytes to the disk whatever they are. That of a writer's bytes promises nothing.
+    pub fn sync_unpublished(&self, start: usize, end: usize) -> Result<()> {
+        let end = end.min(self.len());
         if start >= end {
             return Ok(());
         }

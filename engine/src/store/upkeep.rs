@@ -131,7 +131,7 @@ impl MessageStore {
     /// Makes disk space ready, flushes queues and deletes old files, as far as each is due.
     pub fn upkeep_step(&self) -> Result<()> {
         let now = self.clock.now_ms();
-        let ahead = self.log.prepare_ahead();
+        let ahead = self.log.prepare_ahead(self.config.flush == FlushPolicy::Sync);
         self.wake_upkeep_at.store(self.log.end() + (2 << 20), Ordering::Relaxed);
         if let Err(e) = ahead {
             tracing::debug!("{e}");
