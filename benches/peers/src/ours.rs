@@ -7,10 +7,7 @@ use mq_embedded::{Flush, Message, Mq};
 
 use crate::queue::{Consumer, Queue, Result, Safe, Sender, TAKE};
 
-struct Ours {
-    mq: Mq,
-    safe: Safe,
-}
+struct Ours(Mq);
 
 pub fn open(dir: &Path, safe: Safe) -> Result<Box<dyn Queue>> {
     let flush = match safe {
@@ -19,21 +16,20 @@ pub fn open(dir: &Path, safe: Safe) -> Result<Box<dyn Queue>> {
     };
     let mq = Mq::builder().flush(flush).open(dir)?;
     mq.create_topic("Queue", 1)?;
-    Ok(Box::new(Ours { mq, safe }))
+    Ok(Box::new(Ours(mq)))
 }
 
-struct Producer(mq_embedded::Producer, Safe);
+struct Producer(mq_embedded::Producer);
 
 impl Sender for Producer {
     fn send(&mut self, bodies: &[Vec<u8>]) -> Result<()> {
-        let mut last = None;
-        for body in bodies {
-            last = Some(self.0.append(&Message::new("Queue", body))?);
+        if let [body] = bodies {
+            self.0.send(&Message::new("Queue", body))?;
+            return Ok(());
         }
-        match last {
-            Some(last) if self.1 == Safe::PowerCut => Ok(last.durable().wait()?),
-            _ => Ok(()),
-        }
+        let messages: Vec<_> = bodies.iter().map(|body| Message::new("Queue", body)).collect();
+        self.0.send_batch(&messages)?;
+        Ok(())
     }
 }
 
@@ -57,10 +53,10 @@ impl Consumer for Member {
 
 impl Queue for Ours {
     fn sender(&self) -> Result<Box<dyn Sender + '_>> {
-        Ok(Box::new(Producer(self.mq.producer(), self.safe)))
+        Ok(Box::new(Producer(self.0.producer())))
     }
 
     fn consumer(&self) -> Result<Box<dyn Consumer + '_>> {
-        Ok(Box::new(Member(self.mq.consumer("Group").subscribe("Queue", "*").start()?)))
+        Ok(Box::new(Member(self.0.consumer("Group").subscribe("Queue", "*").start()?)))
     }
 }
