@@ -261,7 +261,6 @@ impl CommitLog {
                 _ => record::encode_blank(rest as u32, buf),
             })?;
         }
-        old.file().touch_singly(false);
         tail.writer = Some(self.chain.push(base)?);
         tail.base = base;
         Ok(())
@@ -284,6 +283,9 @@ impl CommitLog {
             let (start, end) = ((from - last.base) as usize, (want - last.base) as usize);
             if for_sync && *populated <= last.base {
                 last.file.touch_singly(true);
+                if let Some(full) = last.base.checked_sub(1).and_then(|at| self.chain.find(at)) {
+                    full.file.touch_singly(false);
+                }
             }
             last.file.populate(start, end);
             *populated = want;

@@ -120,11 +120,6 @@ impl FlushQueue {
         done
     }
 
-    /// Whether somebody waits.
-    pub fn is_waited_for(&self) -> bool {
-        !self.lock().is_empty()
-    }
-
     /// Has the thread that calls unparked whenever somebody comes to wait. Only the first counts.
     pub fn served_by_this_thread(&self) {
         self.flusher.get_or_init(std::thread::current);

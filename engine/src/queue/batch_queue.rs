@@ -7,11 +7,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::consume_queue::{FOLDERS, cut_files, used_bytes};
+use super::consume_queue::{FOLDERS, cut_files, open_files, used_bytes};
 use crate::codec::queue_unit::{BATCH_UNIT_LEN, BatchUnit};
 use crate::error::Result;
-use crate::os::fs::{Fs, list_numbered};
-use crate::os::map::{MappedFile, Writer};
+use crate::os::fs::Fs;
+use crate::os::map::Writer;
 use crate::segment::{Chain, Segment};
 
 const UNIT: u64 = BATCH_UNIT_LEN as u64;
@@ -41,21 +41,9 @@ impl BatchQueue {
         topic: Arc<str>,
         id: i32,
         file_len: usize,
-        mut attic: impl FnMut(&Path) -> Result<()>,
+        attic: impl FnMut(&Path) -> Result<()>,
     ) -> Result<BatchQueue> {
-        let mut files: Vec<Segment> = Vec::new();
-        for (base, path) in list_numbered(dir)?.0 {
-            let len = path.metadata().map_or(0, |m| m.len());
-            if len != file_len as u64 || base % len != 0 {
-                attic(&path)?;
-                continue;
-            }
-            files.push(Segment { base, file: Arc::new(MappedFile::open(fs, &path, file_len)?) });
-        }
-        if let Some(last) = files.pop() {
-            let file = MappedFile::open(fs, last.file.path(), used(last.tail(last.base)))?;
-            files.push(Segment { base: last.base, file: Arc::new(file) });
-        }
+        let files = open_files(fs, dir, file_len, used, attic)?;
         let chain = Chain::new(fs, dir, file_len, files).with_names_later(FOLDERS);
         Ok(BatchQueue::of(topic, id, chain))
     }

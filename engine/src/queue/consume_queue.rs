@@ -45,23 +45,9 @@ impl ConsumeQueue {
         topic: Arc<str>,
         id: i32,
         file_len: usize,
-        mut attic: impl FnMut(&Path) -> Result<()>,
+        attic: impl FnMut(&Path) -> Result<()>,
     ) -> Result<ConsumeQueue> {
-        let mut files: Vec<Segment> = Vec::new();
-        for (base, path) in list_numbered(dir)?.0 {
-            let len = path.metadata().map_or(0, |m| m.len());
-            if len != file_len as u64 || base % len != 0 {
-                attic(&path)?;
-                continue;
-            }
-            let file = Arc::new(MappedFile::open(fs, &path, file_len)?);
-            files.push(Segment { base, file });
-        }
-        if let Some(last) = files.pop() {
-            let used = used(last.tail(last.base));
-            let file = Arc::new(MappedFile::open(fs, last.file.path(), used)?);
-            files.push(Segment { base: last.base, file });
-        }
+        let files = open_files(fs, dir, file_len, used, attic)?;
         let min = files.first().map_or(0, |s| s.base / UNIT);
         let max = files.last().map_or(0, |s| s.end() / UNIT);
         let writer = files.last().map(|s| s.file.writer());
@@ -330,6 +316,31 @@ impl ConsumeQueue {
         }
         Ok(())
     }
+}
+
+/// The files of a queue, the last one writable behind its units; `used` tells how much of a file holds
+/// units. Files of a wrong length or place are put into `attic`.
+pub(super) fn open_files(
+    fs: &Fs,
+    dir: &Path,
+    file_len: usize,
+    used: impl Fn(&[u8]) -> usize,
+    mut attic: impl FnMut(&Path) -> Result<()>,
+) -> Result<Vec<Segment>> {
+    let mut files: Vec<Segment> = Vec::new();
+    for (base, path) in list_numbered(dir)?.0 {
+        let len = path.metadata().map_or(0, |m| m.len());
+        if len != file_len as u64 || base % len != 0 {
+            attic(&path)?;
+            continue;
+        }
+        files.push(Segment { base, file: Arc::new(MappedFile::open(fs, &path, file_len)?) });
+    }
+    if let Some(last) = files.pop() {
+        let file = MappedFile::open(fs, last.file.path(), used(last.tail(last.base)))?;
+        files.push(Segment { base: last.base, file: Arc::new(file) });
+    }
+    Ok(files)
 }
 
 /// Cuts a queue's files at a position in them; `used` tells how much of a file holds units. Returns

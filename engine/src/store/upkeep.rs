@@ -47,7 +47,7 @@ impl MessageStore {
         if let FlushPolicy::Async { least_pages, thorough_interval_ms, .. } = self.config.flush {
             let pages = (self.log.end() - self.log.flushed()) / 4096;
             let thorough = now - self.flushed_at.load(Ordering::Relaxed) >= thorough_interval_ms;
-            if pages < least_pages && !thorough && !self.flush_queue.is_waited_for() {
+            if pages < least_pages && !thorough && self.flush_queue.is_empty() {
                 return Ok(());
             }
         }
