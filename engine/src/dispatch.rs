@@ -7,12 +7,14 @@ use crate::codec::record::{Entry, Record, decode};
 use crate::error::Result;
 use crate::log::commit_log::CommitLog;
 use crate::log::scan::next_intact;
+use crate::segment::Segment;
 
 /// How far the log has been dispatched. One thread works at a time; who comes meanwhile
 /// goes away, as the one at work will see its record.
 #[derive(Debug)]
 pub struct Dispatcher {
-    at_work: Mutex<()>,
+    /// The file in which the last one was at work.
+    at_work: Mutex<Option<Segment>>,
     position: AtomicU64,
     damaged: AtomicU64,
 }
@@ -20,7 +22,7 @@ pub struct Dispatcher {
 impl Dispatcher {
     pub fn new(position: u64) -> Dispatcher {
         let position = AtomicU64::new(position);
-        Dispatcher { at_work: Mutex::new(()), position, damaged: AtomicU64::new(0) }
+        Dispatcher { at_work: Mutex::new(None), position, damaged: AtomicU64::new(0) }
     }
 
     /// How often there was no record where one was written.
@@ -42,13 +44,13 @@ impl Dispatcher {
         mut visit: impl FnMut(&Record<'_>) -> Result<()>,
     ) -> Result<()> {
         while self.position() < limit() {
-            let guard = match self.at_work.try_lock() {
+            let mut guard = match self.at_work.try_lock() {
                 Ok(guard) => guard,
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
                 // That thread looks at the limit again after it has let go of the lock.
                 Err(TryLockError::WouldBlock) => return Ok(()),
             };
-            self.run(log, limit(), &mut visit)?;
+            self.run(log, limit(), &mut guard, &mut visit)?;
             drop(guard);
         }
         Ok(())
@@ -58,13 +60,15 @@ impl Dispatcher {
         &self,
         log: &CommitLog,
         limit: u64,
+        current: &mut Option<Segment>,
         visit: &mut impl FnMut(&Record<'_>) -> Result<()>,
     ) -> Result<()> {
         let mut at = self.position();
         while at < limit {
-            let Some(segment) = log.chain().find(at).or_else(|| log.chain().find_after(at)) else {
-                break;
-            };
+            if !current.as_ref().is_some_and(|s| (s.base..s.limit()).contains(&at)) {
+                *current = log.chain().find(at).or_else(|| log.chain().find_after(at));
+            }
+            let Some(segment) = &*current else { break };
             at = at.max(segment.base);
             while at < limit.min(segment.limit()) {
                 match decode(segment.tail(at)) {
@@ -75,7 +79,7 @@ impl Dispatcher {
                     Ok(Entry::Blank) => at = segment.limit(),
                     other => {
                         // Damaged since it was written. What follows must not wait for it.
-                        let next = next_intact(&segment, at + 1, 0).unwrap_or(segment.limit());
+                        let next = next_intact(segment, at + 1, 0).unwrap_or(segment.limit());
                         self.damaged.fetch_add(1, Ordering::Relaxed);
                         tracing::error!(
                             "no record at {at} of the log, where one was written ({other:?}): passed by, to {next}"
@@ -83,9 +87,10 @@ impl Dispatcher {
                         at = next.min(limit);
                     }
                 }
-                self.position.store(at, Ordering::SeqCst);
+                self.position.store(at, Ordering::Release);
             }
         }
+        self.position.store(at, Ordering::SeqCst);
         Ok(())
     }
 }

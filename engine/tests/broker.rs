@@ -50,6 +50,7 @@ fn sending<'a>(topic: &'a str, body: &'a str, properties: &'a str) -> Sending<'a
         reconsume_times: 0,
         max_reconsume_times: None,
         properties,
+        stamped: true,
         body: body.as_bytes(),
     }
 }
@@ -183,16 +184,16 @@ fn batches_come_apart_or_are_refused_whole() {
     let bytes = [one("a", "TAGS\u{1}x\u{2}"), one("b", ""), one("c", "")].concat();
     let batch = |body| Sending { body, ..sending("B", "", "") };
     let sent = broker.send_batch(&batch(&bytes)).unwrap();
-    assert_eq!((sent.appended.queue_offset, sent.physical_offsets.len()), (0, 3));
-    for (at, body) in sent.physical_offsets.iter().zip(["a", "b", "c"]) {
-        let slice = broker.store().record_at(*at).unwrap();
+    assert_eq!((sent.appended.queue_offset, sent.physical_offsets().len()), (0, 3));
+    for (at, body) in sent.physical_offsets().zip(["a", "b", "c"]) {
+        let slice = broker.store().record_at(at).unwrap();
         let record = as_record(&slice).unwrap();
         assert_eq!((record.body(), record.flag()), (body.as_bytes(), 5));
     }
     for cut in 0..bytes.len() {
         let whole = cut == 0 || cut == bytes.len() / 3 * 2;
         if let Ok(sent) = broker.send_batch(&batch(&bytes[..cut])) {
-            assert!(sent.physical_offsets.len() < 3 || whole, "cut at {cut}");
+            assert!(sent.physical_offsets().len() < 3 || whole, "cut at {cut}");
         }
     }
     let mut wrong = bytes.clone();

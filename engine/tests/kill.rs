@@ -112,6 +112,7 @@ impl Life<'_> {
             reconsume_times: 0,
             max_reconsume_times: None,
             properties: &properties,
+            stamped: true,
             body: body.as_bytes(),
         });
         let Ok(sent) = sent else { return (0, 0) };

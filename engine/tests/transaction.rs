@@ -61,6 +61,7 @@ fn sending<'a>(body: &'a str, properties: &'a str) -> Sending<'a> {
         reconsume_times: 0,
         max_reconsume_times: None,
         properties,
+        stamped: true,
         body: body.as_bytes(),
     }
 }

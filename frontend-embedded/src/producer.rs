@@ -141,11 +141,12 @@ impl Producer {
             unit_mode: false,
             sys_flag,
             flag: message.flag,
-            born_timestamp: broker.now_ms(),
+            born_timestamp: 0,
             born_host: broker.store().log().store_host(),
             reconsume_times: 0,
             max_reconsume_times: None,
             properties,
+            stamped: false,
             body: message.body,
         };
         if let Target::Hash(hash) = message.target {
@@ -186,10 +187,10 @@ impl Producer {
         let batch = Message { target: first.target, ..batch };
         let sending = self.sending(&batch, "", 0)?;
         let sent = self.mq.broker.send_batch(&sending)?;
-        let places = sent.physical_offsets.iter().zip(sent.appended.queue_offset..);
+        let places = sent.physical_offsets().zip(sent.appended.queue_offset..);
         let all: Vec<Sent> = places
             .map(|(at, queue_offset)| {
-                let appended = Appended { physical_offset: *at, queue_offset, ..sent.appended };
+                let appended = Appended { physical_offset: at, queue_offset, ..sent.appended };
                 Sent { mq: self.mq.clone(), appended, queue_id: sent.queue_id }
             })
             .collect();

@@ -1,10 +1,9 @@
 //! Taking messages: from producers, and back from consumers.
 
-use std::hash::{BuildHasher, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::Duration;
 
 use super::names::{self, DLQ_PREFIX, RETRY_PREFIX};
 use super::stats::Kind;
@@ -34,6 +33,7 @@ pub struct Sending<'a> {
     pub unit_mode: bool,
     pub sys_flag: i32,
     pub flag: i32,
+    /// ms since 1970; 0: now.
     pub born_timestamp: i64,
     pub born_host: SocketAddr,
     pub reconsume_times: i32,
@@ -41,7 +41,15 @@ pub struct Sending<'a> {
     pub max_reconsume_times: Option<i32>,
     /// Property text.
     pub properties: &'a str,
+    /// Whether the message is to say in which cluster and region it came in.
+    pub stamped: bool,
     pub body: &'a [u8],
+}
+
+impl Sending<'_> {
+    fn born(&self, now_us: i64) -> i64 {
+        if self.born_timestamp == 0 { now_us.div_euclid(1000) } else { self.born_timestamp }
+    }
 }
 
 /// Where a message, or the first of a batch, went.
@@ -50,10 +58,18 @@ pub struct Sent {
     pub appended: Appended,
     /// The queue that was asked for, whatever topic the message waits in.
     pub queue_id: i32,
-    /// Physical offset of each message.
-    pub physical_offsets: Vec<u64>,
+    /// Physical offsets of the further messages of a batch.
+    further: Vec<u64>,
     /// Whether the producer wants to wait for the disk (property WAIT is not false).
     pub wait: bool,
+}
+
+impl Sent {
+    /// Physical offset of each message.
+    pub fn physical_offsets(&self) -> impl ExactSizeIterator<Item = u64> {
+        let all = 0..self.further.len() + 1;
+        all.map(|n| n.checked_sub(1).map_or(self.appended.physical_offset, |n| self.further[n]))
+    }
 }
 
 /// What the broker looks at in a message's properties.
@@ -100,9 +116,13 @@ impl Broker {
     /// Takes a message. Its topic is made if that is allowed; a level of delay sends it through
     /// the schedule topic, the mark of a transaction to the half topic; one on a retry topic that failed too often goes to the dead letters.
     pub fn send(&self, m: &Sending<'_>) -> Result<Sent, Refusal> {
+        let start_us = self.store.clock().now_us();
         let topic = self.topic_to_send(m)?;
         let queue_id = choose_queue(m.queue_id, &topic)?;
-        let known = Known::of(m.properties);
+        let mut known = Known::of(m.properties);
+        if !m.stamped {
+            (known.cluster, known.region) = (true, true);
+        }
         if known.transaction && self.config().reject_transactions {
             let text = "the broker takes no transactional messages (rejectTransactionMessage)";
             return Err(Refusal::NoPermission(text.into()));
@@ -154,22 +174,25 @@ impl Broker {
             queue_id: target_queue,
             flag: m.flag,
             sys_flag,
-            born_timestamp: m.born_timestamp,
+            born_timestamp: m.born(start_us),
             born_host: m.born_host,
             reconsume_times: m.reconsume_times,
             prepared_transaction_offset: 0,
             body: m.body,
             properties: text,
         };
-        let appended =
-            if half { self.put_half(&message)? } else { self.append(known.kind(), &[message])? };
-        let physical_offsets = vec![appended.physical_offset];
-        Ok(Sent { appended, queue_id, physical_offsets, wait: !known.no_wait })
+        let appended = if half {
+            self.put_half(&message)?
+        } else {
+            self.append_from(start_us, known.kind(), &[message])?
+        };
+        Ok(Sent { appended, queue_id, further: Vec::new(), wait: !known.no_wait })
     }
 
     /// Takes the messages of a batch: its body holds, for each, `i32 size · i32 magic · i32 CRC ·
     /// i32 flag · i32 length, body · i16 length, properties`. All are stored, or none.
     pub fn send_batch(&self, m: &Sending<'_>) -> Result<Sent, Refusal> {
+        let start_us = self.store.clock().now_us();
         if m.topic.starts_with(RETRY_PREFIX) {
             let text = format!("batch request does not support retry group {}", m.topic);
             return Err(Refusal::Illegal(text));
@@ -193,7 +216,7 @@ impl Broker {
                 queue_id,
                 flag: one.flag,
                 sys_flag,
-                born_timestamp: m.born_timestamp,
+                born_timestamp: m.born(start_us),
                 born_host: m.born_host,
                 reconsume_times: m.reconsume_times,
                 prepared_transaction_offset: 0,
@@ -204,19 +227,17 @@ impl Broker {
         if messages.is_empty() {
             return Err(malformed());
         }
-        let appended = self.append(Known::of(m.properties).kind(), &messages)?;
+        let appended = self.append_from(start_us, Known::of(m.properties).kind(), &messages)?;
         let host = self.store.log().store_host();
         let mut at = appended.physical_offset;
-        let physical_offsets = messages
-            .iter()
-            .map(|message| {
-                let this = at;
-                at += encoded_len(message, &host) as u64;
-                this
-            })
-            .collect();
+        let before_last = &messages[..messages.len() - 1];
+        let further = before_last.iter().map(|message| {
+            at += encoded_len(message, &host) as u64;
+            at
+        });
+        let further = further.collect();
         let wait = !Known::of(m.properties).no_wait;
-        Ok(Sent { appended, queue_id, physical_offsets, wait })
+        Ok(Sent { appended, queue_id, further, wait })
     }
 
     /// Writes into a message where it came in: those who reply find their way by it, and
@@ -369,12 +390,24 @@ impl Broker {
 
     /// Appends messages of one topic and queue, and counts them.
     pub(super) fn append(&self, kind: Kind, messages: &[Message<'_>]) -> StoreResult<Appended> {
-        let start = Instant::now();
-        let appended = self.store.append_all(messages);
+        self.append_from(self.store.clock().now_us(), kind, messages)
+    }
+
+    /// [`Broker::append`] of what came at `start_us`, which is hardly ago.
+    fn append_from(
+        &self,
+        start_us: i64,
+        kind: Kind,
+        messages: &[Message<'_>],
+    ) -> StoreResult<Appended> {
+        let clock = self.store.clock();
+        let appended = self.store.append_all_at(messages, start_us.div_euclid(1000));
         match (&appended, messages) {
             (Ok(at), [first, ..]) => {
                 let (count, bytes) = (messages.len() as u64, at.end - at.physical_offset);
-                self.stats.put(first.topic, kind, count, bytes, start.elapsed());
+                let took = clock.now_us().saturating_sub(start_us).max(0);
+                let took = Duration::from_micros(took.unsigned_abs());
+                self.stats.put(first.topic, kind, count, bytes, took);
             }
             _ => self.stats.failed_puts.add(1, 0),
         }
@@ -395,12 +428,11 @@ fn choose_queue(asked: i32, topic: &TopicConfig) -> Result<i32, Refusal> {
     Ok(asked)
 }
 
-/// Spreads well enough: a hash of a counter.
+/// Spreads well enough: multiples of the golden ratio.
 fn random_below(n: i32) -> i32 {
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
-    hasher.write_u32(COUNT.fetch_add(1, Ordering::Relaxed));
-    (hasher.finish() % n.max(1).unsigned_abs() as u64) as i32
+    let part = COUNT.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9E37_79B9);
+    (u64::from(part) * u64::from(n.max(1).unsigned_abs()) >> 32) as i32
 }
 
 struct BatchMessage<'a> {

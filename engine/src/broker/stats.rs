@@ -147,6 +147,13 @@ impl<V: Default> Table<V> {
             all.entry(name.into()).or_default().clone()
         })
     }
+    fn with(&self, name: &str, visit: impl FnOnce(&V)) {
+        match self.0.read().unwrap_or_else(PoisonError::into_inner).get(name) {
+            Some(value) => return visit(value),
+            None => {}
+        }
+        visit(&self.get_or_make(name));
+    }
     fn remove(&self, name: &str) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
@@ -312,14 +319,15 @@ impl Stats {
             self.put_max_us.fetch_max(us, Relaxed);
         }
         self.puts.add(messages, bytes);
-        let topic = self.topics.get_or_make(topic);
-        topic.puts.add(messages, bytes);
-        if self.counts_kinds.load(Relaxed) {
-            let kind = &topic.kinds[kind as usize];
-            kind.messages.fetch_add(messages, Relaxed);
-            kind.bytes.fetch_add(bytes, Relaxed);
-            kind.sizes.add(&SIZES, bytes / messages.max(1));
-        }
+        self.topics.with(topic, |topic| {
+            topic.puts.add(messages, bytes);
+            if self.counts_kinds.load(Relaxed) {
+                let kind = &topic.kinds[kind as usize];
+                kind.messages.fetch_add(messages, Relaxed);
+                kind.bytes.fetch_add(bytes, Relaxed);
+                kind.sizes.add(&SIZES, bytes / messages.max(1));
+            }
+        });
     }
 
     /// A transaction that was `age_ms` old was committed to a topic, or (without an age) rolled

@@ -1,9 +1,9 @@
 //! Appending under one lock; reading by physical offset.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
 
@@ -16,8 +16,11 @@ use crate::segment::{Chain, Segment};
 
 /// Disk space is taken in steps of this many bytes.
 const ALLOCATE_STEP: usize = 16 << 20;
-/// Pages are made ready this far ahead of the writer, in steps of the same size.
-const POPULATE_STEP: usize = 4 << 20;
+/// Pages are made ready at least and at most this far ahead of the writer.
+const AHEAD: std::ops::RangeInclusive<u64> = 8 << 20..=64 << 20;
+
+/// Syncs that write more than this change extents of the file as well.
+const SMALL_SYNC: u64 = 48 << 10;
 
 /// A message with what can be computed before the append lock is taken.
 #[derive(Clone, Copy, Debug)]
@@ -70,11 +73,34 @@ pub struct CommitLog {
     /// Behind the last record that readers may see.
     end: AtomicU64,
     flushed: AtomicU64,
-    /// Who forces the log to the disk.
-    flushing: Mutex<()>,
+    /// Whether somebody forces the log to the disk; who waits for that.
+    flushing: Mutex<Flushing>,
+    /// How many came since the last sync and wait for the next.
+    waiting: AtomicUsize,
+    flush_ended: Condvar,
     poison: OnceLock<String>,
     store_host: SocketAddr,
-    populated: Mutex<u64>,
+    ahead: Mutex<Ahead>,
+}
+
+/// What became of the last sync.
+#[derive(Debug, Default)]
+struct Flushing {
+    /// One is under way.
+    busy: bool,
+    /// How many waited for the last one, and how long it took.
+    crowd: usize,
+    took: Duration,
+    /// How many there were.
+    count: u64,
+}
+
+/// How far pages are ready, and where the writer was then, after how many syncs.
+#[derive(Debug, Default)]
+struct Ahead {
+    ready: u64,
+    seen: u64,
+    syncs: u64,
 }
 
 #[derive(Debug)]
@@ -126,10 +152,12 @@ impl CommitLog {
             append_timeout,
             end: AtomicU64::new(end),
             flushed: AtomicU64::new(end),
-            flushing: Mutex::new(()),
+            flushing: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            flush_ended: Condvar::new(),
             poison: OnceLock::new(),
             store_host,
-            populated: Mutex::new(0),
+            ahead: Mutex::new(Ahead { ready: 0, seen: end, syncs: 0 }),
         }
     }
 
@@ -163,8 +191,15 @@ impl CommitLog {
         self.poison.get().map(String::as_str)
     }
 
-    /// The tail, for an append; refused while another append does not get on.
-    fn lock(&self, clock: &dyn Clock) -> Result<Locked<'_>> {
+    /// The tail, for an append that began at `began_ms`; refused while another append does not get on.
+    fn lock(&self, began_ms: i64, clock: &dyn Clock) -> Result<Locked<'_>> {
+        let locked = |tail, now_ms| {
+            self.locked_at.store(now_ms, Ordering::Relaxed);
+            Ok(Locked { tail, now_ms, locked_at: &self.locked_at })
+        };
+        if let Some(tail) = self.tail.try_lock() {
+            return locked(tail, began_ms);
+        }
         let most = self.append_timeout.as_millis() as i64;
         let since = self.locked_at.load(Ordering::Relaxed);
         if since > 0 {
@@ -175,16 +210,14 @@ impl CommitLog {
         }
         let tail = self.tail.try_lock_for(self.append_timeout);
         let tail = tail.ok_or(Error::Busy(most.unsigned_abs()))?;
-        let now_ms = clock.now_ms();
-        self.locked_at.store(now_ms, Ordering::Relaxed);
-        Ok(Locked { tail, now_ms, locked_at: &self.locked_at })
+        locked(tail, clock.now_ms())
     }
 
     /// Appends messages of one queue, all or none, next to each other in one file.
     ///
     /// `next_queue_offset` is the queue's; it is read and moved on under the append lock, so
     /// that offsets have the order of positions. Messages of a type that is never dispatched
-    /// get queue offset 0 and do not move it.
+    /// get queue offset 0 and do not move it. The store time is `now_ms`, unless the append had to wait.
     ///
     /// # Errors
     /// [`Error::DiskFull`] and [`Error::Busy`] (nothing has changed), [`Error::Poisoned`],
@@ -193,6 +226,7 @@ impl CommitLog {
         &self,
         batch: &[Prepared],
         next_queue_offset: &AtomicU64,
+        now_ms: i64,
         clock: &dyn Clock,
     ) -> Result<Appended> {
         let total: usize = batch.iter().map(Prepared::len).sum();
@@ -200,7 +234,7 @@ impl CommitLog {
         if total > max {
             return Err(Limit::Record { len: total, max }.into());
         }
-        let mut locked = self.lock(clock)?;
+        let mut locked = self.lock(now_ms, clock)?;
         let now_ms = locked.now_ms;
         let tail = &mut *locked.tail;
         if let Some(reason) = self.poison() {
@@ -267,38 +301,53 @@ impl CommitLog {
     }
 
     /// Background step: disk space and pages ahead of the writer, and the next file before the
-    /// last one is full. A full disk is not an error here but when a message needs the space.
+    /// last one is full. The faster the writer, the further ahead. A full disk is not an error here but
+    /// when a message needs the space. Returns the position at which to come again.
     ///
     /// With `for_sync`, for appends that wait for the disk, the file system is left little to do in each
-    /// sync: pages are single ones, as a sync writes all of a large one for a few bytes in it; and they are
-    /// written ahead, as a first write to allocated space changes the file's extents.
-    pub fn prepare_ahead(&self, for_sync: bool) -> Result<()> {
-        let Some(last) = self.chain.last() else { return Ok(()) };
-        let (at, len) = (last.file.published(), last.file.len());
-        last.file.allocate(at.next_multiple_of(ALLOCATE_STEP) + ALLOCATE_STEP)?;
-        let mut populated = self.populated.lock().unwrap_or_else(PoisonError::into_inner);
-        let want = (last.base + (at + 2 * POPULATE_STEP) as u64).min(last.limit());
-        let from = (*populated).max(last.end());
-        if want > from + POPULATE_STEP as u64 / 2 || want == last.limit() && from < want {
-            let (start, end) = ((from - last.base) as usize, (want - last.base) as usize);
-            if for_sync && *populated <= last.base {
-                last.file.touch_singly(true);
-                if let Some(full) = last.base.checked_sub(1).and_then(|at| self.chain.find(at)) {
-                    full.file.touch_singly(false);
-                }
+    /// sync: pages are single ones, as a sync writes all of a large one for a few bytes in it; and, as
+    /// long as syncs are small, they are written ahead, as a first write to allocated space changes the
+    /// file's extents.
+    pub fn prepare_ahead(&self, for_sync: bool) -> Result<u64> {
+        let Some(last) = self.chain.last() else { return Ok(0) };
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let (end, len) = (last.end(), last.file.len() as u64);
+        // Four times what was written since, when this was late or just in time.
+        let written = end - ahead.seen.min(end);
+        let by = (4 * written).clamp(*AHEAD.start(), *AHEAD.end()).min(len / 4);
+        if for_sync
+            && ahead.seen < last.base
+            && let Some(full) = self.chain.find(last.base - 1)
+        {
+            full.file.touch_singly(false);
+        }
+        // Little is worth to be written twice.
+        let syncs = self.flushing().count;
+        let write_ahead = for_sync && written <= SMALL_SYNC * (syncs - ahead.syncs);
+        (ahead.seen, ahead.syncs) = (end, syncs);
+        let mut files = vec![last];
+        if files[0].limit() - end < len / 4 {
+            files.push(self.chain.prepare(files[0].limit())?);
+        }
+        let (from, to) = (ahead.ready.max(end), end + by);
+        for file in files {
+            let (from, to) = (from.max(file.base), to.min(file.limit()));
+            let space = (to - file.base.min(to)) as usize;
+            file.file.allocate(space.next_multiple_of(ALLOCATE_STEP) + ALLOCATE_STEP)?;
+            if from >= to || to < file.limit() && to - from < by / 4 {
+                continue;
             }
-            last.file.populate(start, end);
-            *populated = want;
-            if for_sync {
-                last.file.sync_unpublished(start, end).map_err(|e| self.poisoned_by(&e))?;
+            let (start, end) = ((from - file.base) as usize, (to - file.base) as usize);
+            if for_sync && ahead.ready <= file.base {
+                file.file.touch_singly(true);
+            }
+            file.file.populate(start, end);
+            ahead.ready = to;
+            if write_ahead {
+                file.file.sync_unpublished(start, end).map_err(|e| self.poisoned_by(&e))?;
             }
         }
-        drop(populated);
-        if len - at < len / 4 {
-            let next = self.chain.prepare(last.limit())?;
-            next.file.allocate(ALLOCATE_STEP)?;
-        }
-        Ok(())
+        Ok(end + by / 4)
     }
 
     /// Forces what was written to the disk. A failure poisons the log: what the disk holds is
@@ -313,18 +362,45 @@ impl CommitLog {
     /// Forces what was written below `end` to the disk, and what else is there by then. One sync
     /// runs at a time; it serves all who came before it began.
     pub fn flush_to(&self, end: u64) -> Result<()> {
-        let _flushing = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
-        let from = self.flushed();
-        if from >= end {
-            return Ok(());
+        let mut flushing = self.flushing();
+        loop {
+            if self.flushed() >= end {
+                return Ok(());
+            }
+            if let Some(reason) = self.poison() {
+                return Err(Error::Poisoned(reason.to_owned()));
+            }
+            if !flushing.busy {
+                break;
+            }
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+            flushing = self.flush_ended.wait(flushing).unwrap_or_else(PoisonError::into_inner);
         }
-        if let Some(reason) = self.poison() {
-            return Err(Error::Poisoned(reason.to_owned()));
+        flushing.busy = true;
+        let (crowd, most) = (flushing.crowd, flushing.took / 2);
+        drop(flushing);
+        // Who waited for the last sync is about to append again: one sync for all of them.
+        let began = Instant::now();
+        while self.waiting.load(Ordering::Relaxed) < crowd && began.elapsed() < most {
+            std::thread::yield_now();
         }
+        let began = Instant::now();
         let to = self.end();
-        self.chain.sync(from, to).map_err(|e| self.poisoned_by(&e))?;
-        self.flushed.store(to, Ordering::Release);
-        Ok(())
+        let synced = self.chain.sync(self.flushed(), to).map_err(|e| self.poisoned_by(&e));
+        if synced.is_ok() {
+            self.flushed.store(to, Ordering::Release);
+        }
+        let mut flushing = self.flushing();
+        let crowd = self.waiting.swap(0, Ordering::Relaxed);
+        let count = flushing.count + 1;
+        *flushing = Flushing { busy: false, crowd, took: began.elapsed(), count };
+        drop(flushing);
+        self.flush_ended.notify_all();
+        synced
+    }
+
+    fn flushing(&self) -> std::sync::MutexGuard<'_, Flushing> {
+        self.flushing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn poisoned_by(&self, e: &Error) -> Error {

@@ -5,8 +5,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Tells the time.
 pub trait Clock: Send + Sync {
+    /// Microseconds since 1970.
+    fn now_us(&self) -> i64;
+
     /// Milliseconds since 1970.
-    fn now_ms(&self) -> i64;
+    fn now_ms(&self) -> i64 {
+        self.now_us().div_euclid(1000)
+    }
 }
 
 /// The system's clock.
@@ -14,9 +19,9 @@ pub trait Clock: Send + Sync {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    fn now_ms(&self) -> i64 {
+    fn now_us(&self) -> i64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+        i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
     }
 }
 
@@ -36,7 +41,7 @@ impl ManualClock {
 }
 
 impl Clock for ManualClock {
-    fn now_ms(&self) -> i64 {
-        self.0.load(Ordering::SeqCst)
+    fn now_us(&self) -> i64 {
+        self.0.load(Ordering::SeqCst) * 1000
     }
 }

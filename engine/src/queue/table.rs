@@ -183,7 +183,10 @@ impl QueueTable {
     pub fn replace(&self, queue: ConsumeQueue) -> Arc<ConsumeQueue> {
         let queue = Arc::new(queue);
         let mut queues = self.queues.write().unwrap_or_else(PoisonError::into_inner);
-        queues.entry(queue.topic().clone()).or_default().insert(queue.id(), queue.clone());
+        let of_topic = queues.entry(queue.topic().clone()).or_default();
+        if let Some(old) = of_topic.insert(queue.id(), queue.clone()) {
+            old.has_gone();
+        }
         queue
     }
 
@@ -214,7 +217,11 @@ impl QueueTable {
             self.remove_files(queue.chain())?;
         }
         // Not before: where a file could not be removed, the next attempt must find it.
-        self.queues.write().unwrap_or_else(PoisonError::into_inner).remove(topic);
+        if let Some(of_topic) =
+            self.queues.write().unwrap_or_else(PoisonError::into_inner).remove(topic)
+        {
+            of_topic.values().for_each(|queue| queue.has_gone());
+        }
         self.batches.write().unwrap_or_else(PoisonError::into_inner).remove(topic);
         if is_folder_name(topic) {
             let _ = self.fs.remove_dir(&self.dir.join(topic));

@@ -256,6 +256,11 @@ impl MessageStore {
 
     /// Appends messages of one topic and queue next to each other, all or none.
     pub fn append_all(&self, messages: &[Message<'_>]) -> Result<Appended> {
+        self.append_all_at(messages, self.clock.now_ms())
+    }
+
+    /// [`MessageStore::append_all`] for one who knows what the clock shows.
+    pub fn append_all_at(&self, messages: &[Message<'_>], now_ms: i64) -> Result<Appended> {
         let Some(first) = messages.first() else { return Err(Limit::Batch.into()) };
         if self.closed.load(Ordering::Relaxed) {
             return Err(Error::Closed);
@@ -271,7 +276,7 @@ impl MessageStore {
             [message] => {
                 self.check(message)?;
                 let prepared = [Prepared::new(*message, &host)];
-                self.log.append(&prepared, queue.next(), &*self.clock)?
+                self.log.append(&prepared, queue.next(), now_ms, &*self.clock)?
             }
             _ => {
                 let mut prepared = Vec::with_capacity(messages.len());
@@ -282,14 +287,16 @@ impl MessageStore {
                     }
                     prepared.push(Prepared::new(*message, &host));
                 }
-                self.log.append(&prepared, queue.next(), &*self.clock)?
+                self.log.append(&prepared, queue.next(), now_ms, &*self.clock)?
             }
         };
         match self.config.flush {
-            FlushPolicy::Async { .. } => self.dispatch(),
+            FlushPolicy::Async { .. } => self.dispatch(Some(&queue)),
             FlushPolicy::Sync => {}
         }
         if appended.end >= self.wake_upkeep_at.load(Ordering::Relaxed) {
+            // Once: it says anew when.
+            self.wake_upkeep_at.store(u64::MAX, Ordering::Relaxed);
             self.wake("upkeep");
         }
         self.rest.stir();
@@ -297,6 +304,9 @@ impl MessageStore {
     }
 
     fn queue_of(&self, message: &Message<'_>) -> Result<Arc<ConsumeQueue>> {
+        if let Some(queue) = self.queues.get(message.topic, message.queue_id) {
+            return Ok(queue);
+        }
         if message.topic.is_empty() || !is_folder_name(message.topic) {
             let limit = Limit::Topic { len: message.topic.len(), max: 255 };
             return Err(if message.topic.is_empty() { Limit::NoTopic } else { limit }.into());

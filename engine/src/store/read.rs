@@ -1,7 +1,7 @@
 //! Reading: by queue, by position, by key, by time; and what makes messages readable.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{MessageStore, as_record};
@@ -109,7 +109,9 @@ impl MessageStore {
         }
     }
 
-    pub(super) fn dispatch(&self) {
+    /// Shows consumers what they may see. `queue` is that of the records to come, as far as the caller
+    /// knows.
+    pub(super) fn dispatch(&self, queue: Option<&Arc<ConsumeQueue>>) {
         let result = self.dispatcher.drain(
             &self.log,
             || self.confirmed(),
@@ -120,8 +122,13 @@ impl MessageStore {
                 if self.is_deleted(record.topic(), unit.offset) {
                     return Ok(());
                 }
-                let queue = self.queues.get_or_create(record.topic(), record.queue_id())?;
-                queue.put(offset, &unit)?;
+                match queue {
+                    Some(queue) if queue.is_of(record) => queue.put(offset, &unit)?,
+                    _ => self
+                        .queues
+                        .get_or_create(record.topic(), record.queue_id())?
+                        .put(offset, &unit)?,
+                }
                 if let Some(on_arrival) = self.on_arrival.get() {
                     on_arrival(Arrival {
                         topic: record.topic(),

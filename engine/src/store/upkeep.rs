@@ -35,7 +35,7 @@ impl MessageStore {
     pub(super) fn flush_log(&self, end: u64) -> Result<()> {
         let flushed = if self.log.flushed() < end { self.log.flush_to(end) } else { Ok(()) };
         if flushed.is_ok() && self.config.flush == FlushPolicy::Sync {
-            self.dispatch();
+            self.dispatch(None);
         }
         self.flush_queue.complete(&self.log);
         flushed
@@ -131,13 +131,11 @@ impl MessageStore {
     /// Makes disk space ready, flushes queues and deletes old files, as far as each is due.
     pub fn upkeep_step(&self) -> Result<()> {
         let now = self.clock.now_ms();
-        let ahead = self.log.prepare_ahead(self.config.flush == FlushPolicy::Sync);
-        self.wake_upkeep_at.store(self.log.end() + (2 << 20), Ordering::Relaxed);
-        if let Err(e) = ahead {
-            tracing::debug!("{e}");
-        }
+        let again = self.log.prepare_ahead(self.config.flush == FlushPolicy::Sync);
+        let again = again.inspect_err(|e| tracing::debug!("{e}"));
+        self.wake_upkeep_at.store(again.unwrap_or(u64::MAX), Ordering::Relaxed);
         // What could not be dispatched for want of disk space.
-        self.dispatch();
+        self.dispatch(None);
         self.flush_queue.expire(now);
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         if now >= due.watch {
@@ -453,7 +451,7 @@ impl MessageStore {
             }
         }
         self.flush()?;
-        self.dispatch();
+        self.dispatch(None);
         while self.index_step()? {}
         self.write_checkpoint()?;
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);

@@ -128,18 +128,20 @@ pub(super) fn sending<'a>(h: &SendHeader<'a>, conn: &Conn, body: &'a [u8]) -> Se
         reconsume_times: h.reconsume_times,
         max_reconsume_times: h.max_reconsume_times,
         properties: h.properties.unwrap_or_default(),
+        stamped: true,
         body,
     }
 }
 
 pub(super) fn sent_fields(service: &BrokerService, sent: &Sent) -> Command {
     let host = service.broker.store().log().store_host();
-    let mut ids = String::with_capacity(33 * sent.physical_offsets.len());
-    for at in &sent.physical_offsets {
+    let offsets = sent.physical_offsets();
+    let mut ids = String::with_capacity(33 * offsets.len());
+    for at in offsets {
         if !ids.is_empty() {
             ids.push(',');
         }
-        push_offset_msg_id(&mut ids, host, *at);
+        push_offset_msg_id(&mut ids, host, at);
     }
     Command { fields: Vec::with_capacity(5), ..Command::ok() }
         .field("msgId", ids)
