@@ -175,7 +175,7 @@ impl Mq {
     /// What passed since the store was opened, and what there is.
     pub fn statistics(&self) -> Statistics {
         let (stats, log) = (self.0.broker.stats(), self.0.broker.store().log());
-        let (puts, gets) = (stats.puts.total(), stats.gets.total());
+        let (puts, gets) = (stats.puts().total(), stats.gets.total());
         Statistics {
             messages_in: puts.value,
             bytes_in: puts.bytes,

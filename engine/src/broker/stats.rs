@@ -79,6 +79,12 @@ impl Counter {
         self.bytes.fetch_add(bytes, Relaxed);
     }
 
+    fn add_sample(&self, more: &Sample) {
+        self.times.fetch_add(more.times, Relaxed);
+        self.value.fetch_add(more.value, Relaxed);
+        self.bytes.fetch_add(more.bytes, Relaxed);
+    }
+
     /// Everything since the start.
     pub fn total(&self) -> Sample {
         Sample {
@@ -154,8 +160,8 @@ impl<V: Default> Table<V> {
         }
         visit(&self.get_or_make(name));
     }
-    fn remove(&self, name: &str) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+    fn remove(&self, name: &str) -> Option<Arc<V>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(name)
     }
     fn all(&self) -> Vec<(Arc<str>, Arc<V>)> {
         let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
@@ -285,8 +291,9 @@ struct Steps {
 pub struct Stats {
     /// ms since 1970 when counting began.
     pub started_ms: i64,
-    /// Messages that were stored.
-    pub puts: Counter,
+    /// Messages that were stored, as of the last [`Stats::puts`], and those of topics that are gone.
+    puts: Counter,
+    gone_puts: Counter,
     pub failed_puts: Counter,
     /// Messages that were given.
     pub gets: Counter,
@@ -318,7 +325,6 @@ impl Stats {
         if us > self.put_max_us.load(Relaxed) {
             self.put_max_us.fetch_max(us, Relaxed);
         }
-        self.puts.add(messages, bytes);
         self.topics.with(topic, |topic| {
             topic.puts.add(messages, bytes);
             if self.counts_kinds.load(Relaxed) {
@@ -328,6 +334,19 @@ impl Stats {
                 kind.sizes.add(&SIZES, bytes / messages.max(1));
             }
         });
+    }
+
+    /// Messages that were stored: what topics count, added up when somebody asks.
+    pub fn puts(&self) -> &Counter {
+        let sum = Counter::default();
+        sum.add_sample(&self.gone_puts.total());
+        self.topics.for_each(|topic| sum.add_sample(&topic.puts.total()));
+        let sum = sum.total();
+        // Who asks at the same time may have seen less.
+        self.puts.times.fetch_max(sum.times, Relaxed);
+        self.puts.value.fetch_max(sum.value, Relaxed);
+        self.puts.bytes.fetch_max(sum.bytes, Relaxed);
+        &self.puts
     }
 
     /// A transaction that was `age_ms` old was committed to a topic, or (without an age) rolled
@@ -386,12 +405,14 @@ impl Stats {
     }
 
     pub(super) fn forget_topic(&self, topic: &str) {
-        self.topics.remove(topic);
+        if let Some(topic) = self.topics.remove(topic) {
+            self.gone_puts.add_sample(&topic.puts.total());
+        }
         self.groups.remove(topic);
     }
 
     pub(super) fn forget_group(&self, group: &str) {
-        self.groups.for_each(|of_topic| of_topic.remove(group));
+        self.groups.for_each(|of_topic| drop(of_topic.remove(group)));
     }
 
     pub fn mornings(&self) -> Mornings {
@@ -431,11 +452,11 @@ impl Stats {
         steps.count += 1;
         let today = local_day(now_ms);
         if steps.day.replace(today).is_some_and(|before| before != today) {
-            let total = (self.puts.total().value, self.gets.total().value);
+            let total = (self.puts().total().value, self.gets.total().value);
             steps.mornings = Mornings { today: total, yesterday: steps.mornings.today };
         }
         let sample = |counter: &Counter| counter.sample(now_ms, steps.count);
-        [&self.puts, &self.failed_puts, &self.gets, &self.misses].into_iter().for_each(sample);
+        [self.puts(), &self.failed_puts, &self.gets, &self.misses].into_iter().for_each(sample);
         self.topics.for_each(|topic| sample(&topic.puts));
         self.groups.for_each(|of_topic| {
             of_topic.for_each(|g| [&g.gets, &g.latency, &g.sent_back].into_iter().for_each(sample));
@@ -475,7 +496,9 @@ mod tests {
         assert_eq!(topic.rates(Span::Day, |s| s.value).sum, 3 * 360 + 1, "all there is");
         let last = topic.latest_rates(Span::Hour, 1, |s| s.value).unwrap();
         assert_eq!((last.sum, last.tps), (60, 0.1));
-        assert_eq!(stats.puts.total().value, 3 * 360 + 2);
+        assert_eq!(stats.puts().total().value, 3 * 360 + 2);
+        stats.forget_topic("T");
+        assert_eq!(stats.puts().total().value, 3 * 360 + 2);
         stats.step(3 * day);
         assert_eq!(stats.mornings().today, (3 * 360 + 2, 0));
         stats.forget_topic("T");

@@ -62,7 +62,7 @@ pub fn runtime_info(service: &BrokerService, _: &Arc<Conn>, _: &Request<'_>) -> 
         emptiest = emptiest.min(ratio);
         ratios.insert(format!("commitLogDiskRatio_{}", dir.display()), number(ratio));
     }
-    let (puts, gets, mornings) = (stats.puts.total(), stats.gets.total(), stats.mornings());
+    let (puts, gets, mornings) = (stats.puts().total(), stats.gets.total(), stats.mornings());
     let up = (broker.now_ms() - stats.started_ms).max(0) / 1000;
     let (days, hours, minutes, seconds) = (up / 86400, up / 3600 % 24, up / 60 % 60, up % 60);
     let average = if puts.value > 0 { puts.bytes as f64 / puts.value as f64 } else { 0.0 };
@@ -88,7 +88,7 @@ pub fn runtime_info(service: &BrokerService, _: &Arc<Conn>, _: &Request<'_>) -> 
         ("msgGetTotalTodayNow", gets.value.to_string()),
         ("msgGetTotalTodayMorning", mornings.today.1.to_string()),
         ("msgGetTotalYesterdayMorning", mornings.yesterday.1.to_string()),
-        ("putTps", tps(&[&stats.puts], |s| s.value)),
+        ("putTps", tps(&[stats.puts()], |s| s.value)),
         ("getFoundTps", tps(&[&stats.gets], |s| s.times)),
         ("getMissTps", tps(&[&stats.misses], |s| s.times)),
         ("getTotalTps", tps(&[&stats.gets, &stats.misses], |s| s.times)),
@@ -233,7 +233,7 @@ fn item(service: &BrokerService, name: &str, key: &str) -> Option<[Rates; 3]> {
         "GROUP_GET_SIZE" => rates(&group()?.gets, |s| s.bytes),
         "GROUP_GET_LATENCY" => rates(&group()?.latency, |s| s.value / 1000),
         "SNDBCK_PUT_NUMS" => rates(&group()?.sent_back, |s| s.value),
-        "BROKER_PUT_NUMS" if of_broker => rates(&stats.puts, |s| s.value),
+        "BROKER_PUT_NUMS" if of_broker => rates(stats.puts(), |s| s.value),
         "BROKER_GET_NUMS" if of_broker => rates(&stats.gets, |s| s.value),
         _ => None,
     }
