@@ -481,7 +481,7 @@ fn check_log(
             Step::Record(r) => (r, false),
             Step::BadBody(r) => {
                 let from = r.physical_offset().unsigned_abs();
-                let why = r.check_body().err().unwrap_or(RecordError::BodyCrc);
+                let why = RecordError::BodyCrc;
                 let what = format!("a message of {}: {why}; reads pass it by", r.topic());
                 report.damage.push(Damage { from, to: from + r.size() as u64, what });
                 (r, true)

@@ -166,22 +166,24 @@ fn settings_and_offsets_survive_and_lost_topics_come_back() {
     assert_eq!(broker.offsets().get("G", "T", 0), None);
 }
 
+/// A message of a batch.
+fn in_batch(body: &str, properties: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let size = 22 + body.len() + properties.len();
+    for n in [size as i32, 0, 0, 5, body.len() as i32] {
+        bytes.extend_from_slice(&n.to_be_bytes());
+    }
+    bytes.extend_from_slice(body.as_bytes());
+    bytes.extend_from_slice(&(properties.len() as i16).to_be_bytes());
+    bytes.extend_from_slice(properties.as_bytes());
+    bytes
+}
+
 #[test]
 fn batches_come_apart_or_are_refused_whole() {
     let dir = tempfile::tempdir().unwrap();
     let House { broker, .. } = open(dir.path());
-    let one = |body: &str, properties: &str| {
-        let mut bytes = Vec::new();
-        let size = 22 + body.len() + properties.len();
-        for n in [size as i32, 0, 0, 5, body.len() as i32] {
-            bytes.extend_from_slice(&n.to_be_bytes());
-        }
-        bytes.extend_from_slice(body.as_bytes());
-        bytes.extend_from_slice(&(properties.len() as i16).to_be_bytes());
-        bytes.extend_from_slice(properties.as_bytes());
-        bytes
-    };
-    let bytes = [one("a", "TAGS\u{1}x\u{2}"), one("b", ""), one("c", "")].concat();
+    let bytes = [in_batch("a", "TAGS\u{1}x\u{2}"), in_batch("b", ""), in_batch("c", "")].concat();
     let batch = |body| Sending { body, ..sending("B", "", "") };
     let sent = broker.send_batch(&batch(&bytes)).unwrap();
     assert_eq!((sent.appended.queue_offset, sent.physical_offsets().len()), (0, 3));
@@ -199,6 +201,33 @@ fn batches_come_apart_or_are_refused_whole() {
     let mut wrong = bytes.clone();
     wrong[16] = 0x7f;
     assert!(matches!(broker.send_batch(&batch(&wrong)), Err(Refusal::Illegal(_))));
+}
+
+/// The CRC of the record that a message was before is not stored, wherever it stands among the
+/// properties, and the places of a batch are told right.
+#[test]
+fn a_crc_that_a_client_sends_is_not_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let House { broker, clock, .. } = open(dir.path());
+    let (crc, other) = ("__CRC32#\u{1}5382506021\u{2}", "A\u{1}1\u{2}");
+    let texts =
+        [format!("{other}{crc}"), format!("{crc}{other}"), format!("{other}DELAY\u{1}1\u{2}{crc}")];
+    for text in &texts {
+        broker.send(&sending("C", "x", text)).unwrap();
+    }
+    clock.advance(1000);
+    broker.deliver_step().unwrap();
+    let batch: Vec<u8> = texts[..2].iter().flat_map(|text| in_batch("y", text)).collect();
+    let sent = broker.send_batch(&Sending { body: &batch, ..sending("C", "", "") }).unwrap();
+    for at in sent.physical_offsets() {
+        assert_eq!(as_record(&broker.store().record_at(at).unwrap()).unwrap().body(), b"y");
+    }
+    let read = broker.store().read("C", 0, 0, &ReadLimits::default(), |_| true);
+    assert_eq!(read.records.len(), 5);
+    for slice in &read.records {
+        let record = as_record(slice).unwrap();
+        assert_eq!((record.property("A"), record.property("__CRC32#")), (Some("1"), None));
+    }
 }
 
 #[test]

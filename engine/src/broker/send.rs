@@ -232,7 +232,8 @@ impl Broker {
         let mut at = appended.physical_offset;
         let before_last = &messages[..messages.len() - 1];
         let further = before_last.iter().map(|message| {
-            at += encoded_len(message, &host) as u64;
+            let properties = &properties::without_crc(message.properties);
+            at += encoded_len(&Message { properties, ..*message }, &host) as u64;
             at
         });
         let further = further.collect();

@@ -5,7 +5,9 @@
 //! counts. The text is kept as it came and searched when asked, as most messages are
 //! stored and sent without anybody looking at more than one property.
 
-use memchr::memchr;
+use std::borrow::Cow;
+
+use memchr::{memchr, memchr_iter};
 
 /// Separates a name from its value.
 pub const NAME_VALUE: u8 = 1;
@@ -57,9 +59,24 @@ pub fn split_crc(text: &[u8]) -> Option<(&[u8], u64)> {
     Some((before, crc))
 }
 
-/// A text without the CRC at its end, which holds for one record only.
-pub fn without_crc(text: &[u8]) -> &[u8] {
-    split_crc(text).map_or(text, |(before, _)| before)
+/// Whether a text has a property [`name::CRC32`], wherever.
+pub fn has_crc(text: &[u8]) -> bool {
+    // Hardly any text has the sign at its end.
+    memchr_iter(b'#', text).any(|at| {
+        let before = text[..=at].strip_suffix(name::CRC32.as_bytes());
+        before.is_some_and(|before| before.last().is_none_or(|b| *b == PAIR_END))
+            && text.get(at + 1) == Some(&NAME_VALUE)
+    })
+}
+
+/// A text without CRCs: each held for the record that it stood in.
+pub fn without_crc(text: &[u8]) -> Cow<'_, [u8]> {
+    if !has_crc(text) {
+        return text.into();
+    }
+    let mut text = text.to_vec();
+    remove(&mut text, name::CRC32);
+    text.into()
 }
 
 /// Names and values as they stand in a property text.
@@ -176,11 +193,27 @@ mod tests {
     fn a_crc_at_the_end() {
         let text = b"A\x011\x02__CRC32#\x015432100000\x02";
         assert_eq!(split_crc(text), Some((&b"A\x011\x02"[..], 12345)));
-        assert_eq!(without_crc(text), b"A\x011\x02");
         for other in
             ["A\x011\x02", "__CRC32#\x0154321x0000\x02", "__CRC32#\x015432100000\x02A\x011\x02"]
         {
-            assert_eq!(without_crc(other.as_bytes()), other.as_bytes());
+            assert_eq!(split_crc(other.as_bytes()), None);
+        }
+    }
+
+    #[test]
+    fn crcs_are_taken_off_wherever_they_stand() {
+        let one = "__CRC32#\x015432100000\x02";
+        for text in [
+            format!("A\x011\x02{one}"),
+            format!("{one}A\x011\x02"),
+            format!("{one}A\x011\x02{one}"),
+            format!("A\x011\x02{}", one.trim_end_matches('\x02')),
+            "A\x011\x02__CRC32#\x01?\x02".into(),
+        ] {
+            assert_eq!(&*without_crc(text.as_bytes()), b"A\x011\x02", "{text:?}");
+        }
+        for text in ["", "#", "x__CRC32#\x011\x02", "A\x01__CRC32#\x02", "__CRC32#"] {
+            assert_eq!(without_crc(text.as_bytes()), Cow::Borrowed(text.as_bytes()));
         }
     }
 
@@ -202,6 +235,7 @@ mod tests {
             let mut copy = text.clone();
             set(&mut copy, "A", "x");
             pairs(&text).count() <= text.len() && get(&copy, "A") == Some("x")
+                && !has_crc(&without_crc(&text))
         }
     }
 }

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
 
-use crate::codec::properties;
 use crate::codec::record::{self, BLANK_LEN, Entry, Message, Placement, Record};
 use crate::error::{Error, Limit, Result};
 use crate::os::clock::Clock;
@@ -32,9 +31,6 @@ pub struct Prepared<'a> {
 
 impl<'a> Prepared<'a> {
     pub fn new(message: Message<'a>, store_host: &SocketAddr) -> Prepared<'a> {
-        // One that was a record before may have the CRC of that record.
-        let message =
-            Message { properties: properties::without_crc(message.properties), ..message };
         Prepared {
             message,
             body_crc: record::body_crc(message.body),

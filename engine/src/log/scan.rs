@@ -14,7 +14,7 @@ const SEARCH_BEHIND_ZEROS: usize = 64 << 20;
 pub enum Step<'a> {
     /// A record at its place.
     Record(Record<'a>),
-    /// A record that does not match its CRC, with intact records behind it. Its fields were read, which
+    /// A record whose body does not match its CRC, with intact records behind it. Its fields were read, which
     /// is no proof that they are right.
     BadBody(Record<'a>),
     /// Bytes from `from` to `to` that are no records, with intact records behind them.

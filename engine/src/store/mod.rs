@@ -262,6 +262,14 @@ impl MessageStore {
     /// [`MessageStore::append_all`] for one who knows what the clock shows.
     pub fn append_all_at(&self, messages: &[Message<'_>], now_ms: i64) -> Result<Appended> {
         let Some(first) = messages.first() else { return Err(Limit::Batch.into()) };
+        // One that was a record before may have the CRC of that record.
+        if messages.iter().any(|m| properties::has_crc(m.properties)) {
+            let texts: Vec<_> =
+                messages.iter().map(|m| properties::without_crc(m.properties)).collect();
+            let messages = messages.iter().zip(&texts);
+            let messages = messages.map(|(m, text)| Message { properties: text, ..*m });
+            return self.append_all_at(&messages.collect::<Vec<_>>(), now_ms);
+        }
         if self.closed.load(Ordering::Relaxed) {
             return Err(Error::Closed);
         }

@@ -320,6 +320,10 @@ pub fn in_full(view: &StoreView, r: &Record<'_>, form: Form) -> Vec<String> {
     }
     let crc = line.damaged.as_deref().unwrap_or("right");
     fact("body CRC", &format!("{:#010x}, {crc}", line.body_crc));
+    if let Some(is_right) = r.check_crc() {
+        let wrong = "not right: damaged beside the body, or another record's";
+        fact("record CRC", if is_right { "right" } else { wrong });
+    }
     for (n, (name, value)) in line.properties.iter().enumerate() {
         fact(if n == 0 { "properties" } else { "" }, &format!("{name} = {value}"));
     }

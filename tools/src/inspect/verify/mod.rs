@@ -34,6 +34,7 @@ const CONFIG: [&str; 5] = [
     "delayOffset.json",
 ];
 const TORN: &str = "the properties are torn";
+const WRONG_CRC: &str = "something in it, though not the body, does not match the CRC at its end";
 /// Memory is given back when so many bytes of the log were walked.
 const RELEASE_EVERY: u64 = 64 << 20;
 
@@ -42,6 +43,8 @@ const RELEASE_EVERY: u64 = 64 << 20;
 pub struct Findings {
     /// Places where something is damaged.
     pub damage: u64,
+    /// Messages that may be damaged beside their body.
+    suspicious: u64,
     /// From where to where bytes of the log are no records, with intact ones behind them.
     pub holes: Vec<(u64, u64)>,
     /// Records that cannot be believed.
@@ -74,9 +77,22 @@ struct Check<'a> {
     misfits: Vec<Misfit>,
     faults: BTreeMap<(String, i32, Fault), (u64, u64, u64)>,
     batches: BTreeMap<(String, i32), u64>,
+    crcs: Crcs,
     found: Findings,
     failed: Result<(), Failure>,
     released: u64,
+}
+
+/// Whether to believe a record's CRC of itself that is not right. A broker that adds them adds one to
+/// every record, so that of a record between two right ones is its own. Elsewhere it may have come with
+/// the message, from another record.
+#[derive(Default)]
+struct Crcs {
+    /// Whether the record before ends in a right one.
+    before: bool,
+    /// A record that does not match, of which the next one will tell: whether one that does is in front of
+    /// it, and what to say.
+    doubtful: Option<(bool, String)>,
 }
 
 pub fn verify(view: &StoreView, args: &super::Verify, out: &mut Output) -> Answer {
@@ -88,7 +104,8 @@ pub fn verify(view: &StoreView, args: &super::Verify, out: &mut Output) -> Answe
     let took = began.elapsed();
     if out.json {
         out.object(&json!({
-            "sound": damage == 0, "damage": damage, "records": found.records,
+            "sound": damage == 0, "damage": damage, "suspicious": found.suspicious,
+            "records": found.records,
             "units": found.units, "indexItems": found.items, "committedOffsets": found.groups,
         }))?;
     } else {
@@ -98,8 +115,14 @@ pub fn verify(view: &StoreView, args: &super::Verify, out: &mut Output) -> Answe
             (0, ..) => "sound".into(),
             (n, ..) => out.alarm(&format!("DAMAGE in {n} places")),
         };
+        let suspicious = match found.suspicious {
+            0 => String::new(),
+            n => format!("; {} messages are suspicious", count(n)),
+        };
         let [r, u, i, g] = [found.records, found.units, found.items, found.groups].map(count);
-        out.line(&format!("{r} records, {u} units, {i} keys, {g} committed offsets: {verdict}"))?;
+        out.line(&format!(
+            "{r} records, {u} units, {i} keys, {g} committed offsets: {verdict}{suspicious}"
+        ))?;
     }
     if args.speed {
         speed(view, found.end, took, out)?;
@@ -146,6 +169,7 @@ pub fn check(view: &StoreView, live: bool, out: &mut Output) -> Result<Findings,
         misfits: view.misfits().to_vec(),
         faults: BTreeMap::new(),
         batches: BTreeMap::new(),
+        crcs: Crcs::default(),
         found: Findings::default(),
         failed: Ok(()),
         released: 0,
@@ -226,6 +250,7 @@ impl Check<'_> {
         });
         progress.clear();
         std::mem::replace(&mut self.failed, Ok(()))?;
+        self.crc(None, String::new)?;
         (log.end, log.last_time, self.found.end) = (at, last_time, at);
         if let Why::Broken(e) = why {
             // The record may be just being written.
@@ -251,6 +276,9 @@ impl Check<'_> {
             }
             self.tell(true, "log", &format!("the message at {at} ({}): {what}", r.topic()))?;
         }
+        // A wrong body was told of.
+        let crc = if is_bad { None } else { r.check_crc() };
+        self.crc(crc, || format!("the message at {at} ({}): {WRONG_CRC}", r.topic()))?;
         if r.sys_flag() & sys_flag::INNER_BATCH != 0 {
             *self.batches.entry((r.topic().to_owned(), r.queue_id())).or_default() += 1;
         } else if r.is_dispatched() && has_place {
@@ -259,6 +287,22 @@ impl Check<'_> {
         for (topic, offset) in keys.light_queues() {
             self.has_unit(topic, 0, offset, r, keys);
         }
+        Ok(())
+    }
+
+    /// Takes in whether the next record matches the CRC at its end, if it has one.
+    fn crc(&mut self, crc: Option<bool>, what: impl FnOnce() -> String) -> io::Result<()> {
+        let is_right = crc == Some(true);
+        if let Some((before, what)) = self.crcs.doubtful.take() {
+            let is_damage = before && is_right;
+            self.found.suspicious += u64::from(!is_damage);
+            let may_be = if is_damage { "" } else { ", which may be another record's" };
+            self.tell(is_damage, "log", &format!("{what}{may_be}"))?;
+        }
+        if crc == Some(false) {
+            self.crcs.doubtful = Some((self.crcs.before, what()));
+        }
+        self.crcs.before = is_right;
         Ok(())
     }
 
