@@ -59,6 +59,7 @@ pub struct Chain {
     names_later: usize,
     /// Names wait for that.
     names_wait: AtomicBool,
+    is_removed: AtomicBool,
 }
 
 impl Chain {
@@ -80,6 +81,7 @@ impl Chain {
             spare: Mutex::new(None),
             names_later: 0,
             names_wait: AtomicBool::new(false),
+            is_removed: AtomicBool::new(false),
         }
     }
 
@@ -206,6 +208,20 @@ impl Chain {
         Ok(Some(first))
     }
 
+    /// Removes all files, and the folder if nothing else is in it; who still reads may go on.
+    pub fn remove(&self) -> Result<()> {
+        self.is_removed.store(true, Ordering::Release);
+        for segment in self.all() {
+            self.fs.remove(segment.file.path())?;
+        }
+        if self.dir().exists() {
+            self.fs.sync_dir(self.dir())?;
+        }
+        // A folder that is not empty holds something that is not ours.
+        let _ = self.fs.remove_dir(self.dir());
+        Ok(())
+    }
+
     /// Removes the file that was made ahead and not used.
     pub fn drop_spare(&self) -> Result<()> {
         match self.spare.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -220,9 +236,14 @@ impl Chain {
             // From above: a name counts only in a folder that is there.
             let mut folders: Vec<&Path> = self.dir().ancestors().take(self.names_later).collect();
             folders.reverse();
-            folders.into_iter().try_for_each(|dir| self.fs.sync_dir(dir)).inspect_err(|_| {
+            if let Err(e) = folders.into_iter().try_for_each(|dir| self.fs.sync_dir(dir)) {
+                if self.is_removed.load(Ordering::Acquire) && !self.dir().exists() {
+                    // Nothing is left to be named.
+                    return Ok(());
+                }
                 self.names_wait.store(true, Ordering::Release);
-            })?;
+                return Err(e);
+            }
         }
         let files: Vec<Segment> =
             self.read().iter().filter(|s| s.limit() > from && s.base < to).cloned().collect();

@@ -434,6 +434,46 @@ fn one_file_that_was_cut_gets_its_length_back() {
     assert_holds(&store, COUNT);
 }
 
+/// Deletes the topic when one of its folders is about to be synced.
+#[derive(Default)]
+struct Deleting {
+    store: std::sync::OnceLock<std::sync::Weak<MessageStore>>,
+    done: AtomicBool,
+}
+impl Watch for Deleting {
+    fn before(&self, call: &Call, path: &Path) -> io::Result<()> {
+        let store = self.store.get().and_then(|store| store.upgrade());
+        if let Some(store) = store
+            && *call == Call::SyncDir
+            && path.ends_with("consumequeue/T/0")
+            && !self.done.swap(true, Ordering::SeqCst)
+        {
+            store.delete_topic("T").unwrap();
+        }
+        Ok(())
+    }
+    fn after(&self, _: &Call, _: &Path) {}
+}
+
+/// A topic that goes while its queues are being forced to the disk makes no trouble: the store is closed
+/// cleanly later.
+#[test]
+fn a_topic_may_be_deleted_while_it_is_flushed() {
+    let dir = tempfile::tempdir().unwrap();
+    let watch = Arc::new(Deleting::default());
+    let (store, _) = open_on(config(dir.path()), Fs::watched(watch.clone()));
+    let store = Arc::new(store);
+    watch.store.set(Arc::downgrade(&store)).unwrap();
+    append(&store, 0);
+    store.append(&message("Other", 0, b"body 1 ")).unwrap();
+    store.write_checkpoint().unwrap();
+    assert!(watch.done.load(Ordering::SeqCst) && !dir.path().join("consumequeue/T").exists());
+    drop(store);
+    let (store, report) = open(dir.path());
+    assert!(report.clean && report.fast, "{report}");
+    assert_eq!(numbers(&store, "Other", 0), [1]);
+}
+
 /// Holds every allocation up until it is let go.
 struct Stuck(std::sync::Mutex<mpsc::Receiver<()>>, mpsc::Sender<()>);
 

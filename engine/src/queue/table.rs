@@ -10,7 +10,6 @@ use super::batch_queue::BatchQueue;
 use super::consume_queue::ConsumeQueue;
 use crate::error::{Error, Result};
 use crate::os::fs::Fs;
-use crate::segment::Chain;
 
 type Queues = HashMap<Arc<str>, BTreeMap<i32, Arc<ConsumeQueue>>, RandomState>;
 
@@ -211,10 +210,10 @@ impl QueueTable {
     /// Forgets a topic's queues and removes their files. Its records stay in the log.
     pub fn remove_topic(&self, topic: &str) -> Result<()> {
         for queue in self.of_topic(topic) {
-            self.remove_files(queue.chain())?;
+            queue.chain().remove()?;
         }
         for queue in self.batches().iter().filter(|q| &**q.topic() == topic) {
-            self.remove_files(queue.chain())?;
+            queue.chain().remove()?;
         }
         // Not before: where a file could not be removed, the next attempt must find it.
         if let Some(of_topic) =
@@ -227,18 +226,6 @@ impl QueueTable {
             let _ = self.fs.remove_dir(&self.dir.join(topic));
             let _ = self.fs.remove_dir(&self.batch_dir.join(topic));
         }
-        Ok(())
-    }
-
-    fn remove_files(&self, chain: &Chain) -> Result<()> {
-        for segment in chain.all() {
-            self.fs.remove(segment.file.path())?;
-        }
-        if chain.dir().exists() {
-            self.fs.sync_dir(chain.dir())?;
-        }
-        // Folders that are not empty hold something that is not ours.
-        let _ = self.fs.remove_dir(chain.dir());
         Ok(())
     }
 }
