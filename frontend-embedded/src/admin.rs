@@ -68,6 +68,8 @@ pub struct Statistics {
     pub log_end: u64,
     /// Position up to which the log is on the disk.
     pub log_flushed: u64,
+    /// How often a read came by a damaged message and passed it by.
+    pub damaged_reads: u64,
 }
 
 /// What [`Mq::verify`] found.
@@ -174,7 +176,8 @@ impl Mq {
 
     /// What passed since the store was opened, and what there is.
     pub fn statistics(&self) -> Statistics {
-        let (stats, log) = (self.0.broker.stats(), self.0.broker.store().log());
+        let (stats, store) = (self.0.broker.stats(), self.0.broker.store());
+        let log = store.log();
         let (puts, gets) = (stats.puts().total(), stats.gets.total());
         Statistics {
             messages_in: puts.value,
@@ -184,6 +187,7 @@ impl Mq {
             log_begin: log.min_offset(),
             log_end: log.end(),
             log_flushed: log.flushed(),
+            damaged_reads: store.damaged_reads(),
         }
     }
 

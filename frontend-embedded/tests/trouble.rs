@@ -92,6 +92,8 @@ fn verifying_tells_what_is_damaged() {
     assert_eq!((found.records, found.places, found.damages), (2, 2, 2), "{found:?}");
     assert!(found.told[0].contains("the body of the message at 0 "), "{found:?}");
     assert!(found.told[1].contains("offset 1 of queue 0 of T points at"), "{found:?}");
+    assert_eq!(mq.reader("T", Seek::Begin).unwrap().count(), 1);
+    assert_eq!(mq.statistics().damaged_reads, 1);
 }
 
 #[test]

@@ -89,6 +89,29 @@ async fn messages_latencies_and_lag() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn damaged_messages_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = watched(dir.path()).await;
+    let mut client = connect(&running).await;
+    for body in ["damaged", "sound"] {
+        assert_eq!(call(&mut client, send_command("T", body, "")).await.code, 0);
+    }
+    let name = "rocketmq_storage_damaged_reads_total";
+    assert_eq!(value(&get(&running, "/metrics").await, name, &[]), Some(0.0));
+    let path = dir.path().join(format!("commitlog/{:020}", 0));
+    let log = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    // The magic number of the first.
+    std::os::unix::fs::FileExt::write_all_at(&log, &[0xff; 4], 4).unwrap();
+    call(&mut client, pull_command("T", 0, 0)).await;
+    let page = get(&running, "/metrics").await;
+    assert_eq!(value(&page, name, &["storage_type=\"local\""]), Some(1.0), "{page}");
+    let info = call(&mut client, Command::new(request::GET_BROKER_RUNTIME_INFO)).await;
+    let info = String::from_utf8_lossy(&info.body);
+    assert!(info.contains("\"damagedReads\":\"1\""), "{info}");
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn health_and_what_is_no_request() {
     let dir = tempfile::tempdir().unwrap();
     let running = watched(dir.path()).await;

@@ -111,6 +111,8 @@ pub fn runtime_info(service: &BrokerService, _: &Arc<Conn>, _: &Request<'_>) -> 
         ("commitLogMaxOffset", log.end().to_string()),
         ("remainHowManyDataToFlush", human(log.end().saturating_sub(log.flushed()))),
         ("dispatchBehindBytes", store.dispatch_behind().to_string()),
+        // Ours alone.
+        ("damagedReads", store.damaged_reads().to_string()),
         ("earliestMessageTimeStamp", earliest.to_string()),
         // What Java says where no such buffers are used.
         ("remainTransientStoreBufferNumbs", i32::MAX.to_string()),

@@ -325,6 +325,9 @@ fn storage(page: &mut Page, service: &BrokerService) {
         let name = "rocketmq_storage_message_reserve_time_milliseconds";
         gauge(name, "Broker message reserve time", age);
     }
+    let name = "rocketmq_storage_damaged_reads_total";
+    page.metric(name, "counter", "Damaged messages that were passed by");
+    page.value(labels, store.damaged_reads());
 }
 
 fn latencies(page: &mut Page, service: &BrokerService) {
