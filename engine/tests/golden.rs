@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use mq_store::codec::checkpoint::Checkpoint;
 use mq_store::codec::properties;
+use mq_store::codec::queue_unit::{BATCH_UNIT_LEN, BatchUnit, Unit};
 use mq_store::codec::record::Record;
 use mq_store::config::StoreConfig;
 use mq_store::os::clock::{ManualClock, SystemClock};
@@ -346,6 +347,36 @@ fn batch_queues_are_made_as_java_makes_them() {
                 assert_eq!(batch_files(dir.path()), sound, "{name}, file {file}, {killed}");
             }
         }
+    }
+}
+
+/// In place of the unit of a batch that the log has lost no other is believed whose offsets are those of
+/// batches in front of it: they would not be found.
+#[test]
+fn a_lost_batch_lends_its_place_to_no_other() {
+    for killed in [false, true] {
+        let (dir, _) = features();
+        let (path, mut units) = batch_files(dir.path()).pop_first().unwrap();
+        let places = [0, 1, 2].map(|n| BatchUnit::decode(&units[n * BATCH_UNIT_LEN..]).unwrap());
+        let lost = places[2].unit.offset;
+        let other = Unit { offset: lost + 1, ..places[2].unit };
+        let other = BatchUnit { unit: other, base: 0, count: 1, ..places[2] };
+        units[2 * BATCH_UNIT_LEN..].copy_from_slice(&other.encode());
+        std::fs::write(path, units).unwrap();
+        let log = dir.path().join("commitlog").join(file_name(0));
+        let mut bytes = std::fs::read(&log).unwrap();
+        bytes[lost as usize + 4] ^= 1;
+        std::fs::write(log, bytes).unwrap();
+        if killed {
+            std::fs::write(dir.path().join("abort"), "").unwrap();
+        }
+        let (store, report) = open(dir.path());
+        let first = |offset| {
+            let read = store.read("Batches", 0, offset, &ReadLimits::default(), |_| true);
+            as_record(&read.records[0]).unwrap().physical_offset().unsigned_abs()
+        };
+        assert_eq!([first(0), first(2)], [places[0], places[1]].map(|p| p.unit.offset), "{report}");
+        assert!(first(5) > lost, "{report}");
     }
 }
 

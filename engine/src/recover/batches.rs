@@ -71,6 +71,9 @@ impl<'a> BatchCheck<'a> {
         while let Some(there) = seen.queue.at(seen.next)
             && there.unit.offset < unit.unit.offset
             && there.end() <= unit.base
+            && seen
+                .before()
+                .is_none_or(|b| b.unit.offset < there.unit.offset && b.end() <= there.base)
             && record_at(self.segments, there.unit.offset).is_none_or(|r| r.check_body().is_err())
         {
             seen.next += BATCH_UNIT_LEN as u64;
@@ -102,6 +105,11 @@ impl<'a> BatchCheck<'a> {
 }
 
 impl Seen {
+    /// The last unit that is right.
+    fn before(&self) -> Option<BatchUnit> {
+        self.queue.at(self.next.checked_sub(BATCH_UNIT_LEN as u64)?)
+    }
+
     fn cut(&mut self, fs: &Fs, queues: &QueueTable) -> Result<bool> {
         let has_more = self.next < self.queue.end();
         if has_more {
