@@ -45,7 +45,7 @@ fuzz_target!(|input: &[u8]| {
                     assert_eq!(body.first_chunk(), Some(&u64::to_be_bytes(n)), "{report}");
                 }
             }
-            assert_eq!(numbers(&store, 0).len(), 15, "{report}");
+            assert_eq!(numbers(&store, "T", 0).len(), 15, "{report}");
         });
     });
 });

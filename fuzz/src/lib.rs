@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mq_store::codec::index::Shape;
-use mq_store::codec::record::{self, Entry, Message};
+use mq_store::codec::queue_unit::BATCH_UNIT_LEN;
+use mq_store::codec::record::{self, Entry, Message, sys_flag};
 use mq_store::config::{Retention, StoreConfig};
 use mq_store::os::clock::ManualClock;
 use mq_store::os::fs::Fs;
@@ -16,6 +17,7 @@ use mq_store::store::{MessageStore, ReadLimits, as_record};
 pub const NOW: i64 = 1_795_467_835_737;
 pub const LOG_FILE: usize = 4096;
 pub const QUEUE_FILE: usize = 200;
+pub const BATCH_FILE: usize = 3 * BATCH_UNIT_LEN;
 
 /// A folder of this process, emptied and used again by every run.
 pub struct Scratch(PathBuf);
@@ -105,6 +107,32 @@ pub fn template(scratch: &Scratch) -> Vec<(PathBuf, Vec<u8>)> {
     files
 }
 
+/// Number of batches in [`batch_template`].
+pub const BATCHES: u64 = 20;
+
+/// What a killed Java broker left of [`BATCHES`] batches, but for their queue.
+pub fn batch_template(scratch: &Scratch) -> Vec<(PathBuf, Vec<u8>)> {
+    let root = scratch.empty();
+    let (store, _) = open(root);
+    let mut base = 0;
+    for n in 0..BATCHES {
+        let count = 1 + n % 4;
+        let properties = format!("INNER_BASE\u{1}{base}\u{2}INNER_NUM\u{1}{count}\u{2}");
+        let body = n.to_be_bytes().repeat(12);
+        let message = message("B", 0, &body, properties.as_bytes());
+        let message = Message { sys_flag: sys_flag::INNER_BATCH, ..message };
+        store.append(&message).expect("there is room");
+        base += count;
+    }
+    store.write_checkpoint().expect("there is room");
+    let topics = r#"{"topicConfigTable":{"B":{"attributes":{"queue.type":"BatchCQ"}}}}"#;
+    write(root, "config/topics.json".as_ref(), topics.as_bytes());
+    let mut files = Vec::new();
+    collect(root, Path::new(""), &mut files);
+    files.retain(|(path, _)| path != Path::new("mq-store.synced"));
+    files
+}
+
 fn collect(root: &Path, under: &Path, files: &mut Vec<(PathBuf, Vec<u8>)>) {
     for entry in fs::read_dir(root.join(under)).into_iter().flatten().flatten() {
         let path = under.join(entry.file_name());
@@ -137,12 +165,12 @@ pub fn write_chain(dir: &Path, bytes: &[u8], len: usize) {
     }
 }
 
-/// The template's messages that a queue gives out, in order.
-pub fn numbers(store: &MessageStore, queue: i32) -> Vec<u64> {
+/// The template's messages, or batches, that a queue gives out, in order.
+pub fn numbers(store: &MessageStore, topic: &str, queue: i32) -> Vec<u64> {
     let mut numbers = Vec::new();
-    let mut offset = store.min_offset("T", queue);
-    while offset < store.max_offset("T", queue) {
-        let read = store.read("T", queue, offset as i64, &ReadLimits::default(), |_| true);
+    let mut offset = store.min_offset(topic, queue);
+    while offset < store.max_offset(topic, queue) {
+        let read = store.read(topic, queue, offset as i64, &ReadLimits::default(), |_| true);
         assert!(read.next > offset, "a read moves on");
         offset = read.next;
         let bodies = read.records.iter().filter_map(|r| Some(as_record(r)?.body().to_owned()));
@@ -156,7 +184,7 @@ pub fn numbers(store: &MessageStore, queue: i32) -> Vec<u64> {
 pub fn assert_whole(root: &Path, store: MessageStore, report: &RecoveryReport) {
     for queue in 0..2 {
         let want: Vec<u64> = (0..MESSAGES).filter(|n| n % 2 == queue as u64).collect();
-        assert_eq!(numbers(&store, queue), want, "queue {queue}: {report}");
+        assert_eq!(numbers(&store, "T", queue), want, "queue {queue}: {report}");
     }
     while store.index_step().expect("there is room") {}
     for n in 0..MESSAGES {
@@ -167,7 +195,33 @@ pub fn assert_whole(root: &Path, store: MessageStore, report: &RecoveryReport) {
     drop(store);
     let (store, report) = open(root);
     assert!(report.clean, "{report}");
-    assert_eq!(numbers(&store, 0).len() + numbers(&store, 1).len(), MESSAGES as usize + 1);
+    let count: usize = [0, 1].map(|queue| numbers(&store, "T", queue).len()).iter().sum();
+    assert_eq!(count, MESSAGES as usize + 1);
+}
+
+/// Checks that all batches of the template are there but for one that may be lost, that each is found by
+/// the offset of each of its messages, and that this is so after a close.
+pub fn assert_batches_whole(root: &Path, store: MessageStore, lost: Option<u64>) {
+    let want: Vec<u64> = (0..BATCHES).filter(|n| Some(*n) != lost).collect();
+    let check = |store: &MessageStore, report: &dyn std::fmt::Display| {
+        assert_eq!(numbers(store, "B", 0), want, "{report}");
+        let mut base = 0;
+        for n in 0..BATCHES {
+            for offset in base..=base + (n % 4) as i64 {
+                let limits = ReadLimits { messages: 1, ..ReadLimits::default() };
+                let read = store.read("B", 0, offset, &limits, |_| true);
+                let first = read.records.first().and_then(|r| as_record(r));
+                let number = first.map(|r| r.body()[7].into());
+                assert!(Some(n) == lost || number == Some(n), "{offset}: {number:?}, {report}");
+            }
+            base += 1 + (n % 4) as i64;
+        }
+    };
+    check(&store, &"opened");
+    drop(store);
+    let (store, report) = open(root);
+    assert!(report.clean, "{report}");
+    check(&store, &report);
 }
 
 /// Has whatever looks like a record tell its place and the sum of its body, which no fuzzer

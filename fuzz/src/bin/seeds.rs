@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use mq_fuzz::{Scratch, message, open, template, write};
+use mq_fuzz::{Scratch, batch_template, lay_out, message, open, template, write};
+use mq_store::codec::queue_unit::BATCH_UNIT_LEN;
 
 fn main() {
     let scratch = Scratch::default();
@@ -23,9 +24,15 @@ fn main() {
     seed("log", "damaged", 1, &damaged);
     seed("log", "other-topics", 3, &other_topics(&scratch));
     let queue = of("consumequeue/T/0");
-    seed_whole("queue", "whole", &queue);
-    seed_whole("queue", "short", &queue[..100]);
-    seed_whole("queue", "shifted", &queue[20..]);
+    seed("queue", "whole", 0, &queue);
+    seed("queue", "short", 0, &queue[..100]);
+    seed("queue", "shifted", 2, &queue[20..]);
+    let batches = batch_queue(&scratch);
+    for choice in [1, 3, 5] {
+        seed("queue", &format!("batches-{choice}"), choice, &batches);
+    }
+    seed("queue", "batches-short", 5, &batches[..400]);
+    seed("queue", "batches-shifted", 1, &batches[BATCH_UNIT_LEN..]);
     let (_, first) =
         files.iter().find(|(path, _)| path.starts_with("index")).expect("it has an index");
     for choice in 0..4 {
@@ -39,6 +46,16 @@ fn main() {
         br#"{"logEnd":5838,"lastRecord":5643,"lastTime":1795467835737,"queues":2,"units":30}"#;
     seed("checkpoint", "closed", 3, &[&checkpoint[..48], summary].concat());
     seed("checkpoint", "synced", 4, &[&checkpoint[..48], summary].concat());
+}
+
+/// The units of all batches.
+fn batch_queue(scratch: &Scratch) -> Vec<u8> {
+    let files = batch_template(scratch);
+    let root = scratch.empty();
+    lay_out(root, &files, "none");
+    let (store, _) = open(root);
+    let queue = store.queues().batch("B", 0).expect("it was made");
+    queue.units().flat_map(|unit| unit.encode()).collect()
 }
 
 /// A log with a delayed message, a half and its op, tags and several topics.
@@ -69,10 +86,6 @@ fn other_topics(scratch: &Scratch) -> Vec<u8> {
 }
 
 fn seed(target: &str, name: &str, choice: u8, bytes: &[u8]) {
-    seed_whole(target, name, &[&[choice], bytes].concat());
-}
-
-fn seed_whole(target: &str, name: &str, bytes: &[u8]) {
     let corpus: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    write(&corpus, Path::new(&format!("{target}/{name}")), bytes);
+    write(&corpus, Path::new(&format!("{target}/{name}")), &[&[choice], bytes].concat());
 }
