@@ -61,6 +61,7 @@ public final class Interop {
         StringBuilder line = new StringBuilder(String.format("%-5s%s %.1f", failure == null ? "ok" : "FAIL", label, seconds));
         if (failure != null) {
             failure.lines().limit(14).forEach(l -> line.append("\n     ").append(l));
+            failure.lines().skip(14).filter(l -> l.startsWith("Caused by")).forEach(l -> line.append("\n     ").append(l));
         }
         System.out.println(line);
         return failure == null;
