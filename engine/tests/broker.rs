@@ -293,6 +293,30 @@ fn a_pull_gives_what_an_expression_wants() {
 }
 
 #[test]
+fn no_message_is_taken_before_the_time_that_is_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = BrokerConfig { takes_sends_from_ms: NOW + 10, ..BrokerConfig::default() };
+    let House { broker, clock, .. } = open_with(dir.path(), config, NOW);
+    let refused = broker.send(&sending("T", "early", "")).unwrap_err();
+    assert!(refused.to_string().starts_with("broker unable to service, until "), "{refused}");
+    assert!(broker.topics().get("T").is_none());
+    clock.advance(10);
+    broker.send(&sending("T", "late", "")).unwrap();
+    assert_eq!(bodies(&broker, "T"), ["late"]);
+}
+
+#[test]
+fn topics_named_like_cluster_and_broker_are_closed_if_that_is_set() {
+    let perm = |cluster_topic, broker_topic| {
+        let dir = tempfile::tempdir().unwrap();
+        let config = BrokerConfig { cluster_topic, broker_topic, ..BrokerConfig::default() };
+        let broker = open_with(dir.path(), config, NOW).broker;
+        ["DefaultCluster", "broker-a"].map(|topic| broker.topics().get(topic).unwrap().perm)
+    };
+    assert_eq!((perm(true, true), perm(true, false), perm(false, true)), ([7, 7], [7, 1], [1, 7]));
+}
+
+#[test]
 fn name_servers_hear_of_another_permission_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let House { broker, .. } = open(dir.path());

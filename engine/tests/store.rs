@@ -167,6 +167,29 @@ fn offsets_outside_a_queue_say_where_to_go() {
 }
 
 #[test]
+fn what_lies_far_behind_the_end_is_given_in_smaller_reads() {
+    let (_dir, store) = filled();
+    let max = store.max_offset("T", 0);
+    let last = store.position("T", 0, max - 1).unwrap();
+    let read = |offset, in_memory, bytes_on_disk| {
+        let limits = ReadLimits {
+            messages: 10,
+            in_memory,
+            messages_on_disk: 3,
+            bytes_on_disk,
+            ..ReadLimits::default()
+        };
+        let read = store.read("T", 0, offset as i64, &limits, |_| true);
+        (read.records.len(), read.far_behind)
+    };
+    let all = usize::MAX;
+    assert_eq!((read(0, u64::MAX, all), read(max - 2, u64::MAX, all)), ((10, false), (2, false)));
+    let one = store.log().end() - last;
+    assert_eq!((read(0, one, all), read(max - 2, one, all)), ((3, true), (2, false)));
+    assert_eq!((read(0, 0, 1), read(max - 1, 0, 1)), ((1, true), (1, true)), "one fits always");
+}
+
+#[test]
 fn limits_are_typed() {
     let dir = tempfile::tempdir().unwrap();
     let config = StoreConfig { max_body: 20_000, ..config(dir.path()) };

@@ -298,6 +298,7 @@ impl Group {
                 messages,
                 bytes: usize::MAX,
                 scan: if again.is_some() { 1 } else { SCAN },
+                ..ReadLimits::default()
             };
             mq.broker.check_pull(&self.name, &queue.topic, queue.id)?;
             let read =

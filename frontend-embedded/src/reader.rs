@@ -176,7 +176,12 @@ impl Iterator for Reader {
 
 impl Queue {
     fn fill(&mut self, mq: &Inner, topic: &str) {
-        let limits = ReadLimits { messages: AT_ONCE, bytes: usize::MAX, scan: AT_ONCE };
+        let limits = ReadLimits {
+            messages: AT_ONCE,
+            bytes: usize::MAX,
+            scan: AT_ONCE,
+            ..ReadLimits::default()
+        };
         while self.ready.is_empty() {
             let read = mq.broker.store().read(topic, self.id, self.next, &limits, |_| true);
             let moved = self.next != read.next as i64;

@@ -93,10 +93,7 @@ async fn serve(mq: &Arc<Inner>, started: Started, stopped: oneshot::Receiver<()>
         ha_server_addr: at.1.to_string(),
         topics: broker.topics().all(),
     };
-    let timing = Timing {
-        period: std::time::Duration::from_secs(30),
-        timeout: std::time::Duration::from_secs(3),
-    };
+    let timing = Timing { timeout: std::time::Duration::from_secs(3), ..Timing::default() };
     let registrar =
         Registrar::start(&[at.0.to_string()], timing, Security::default(), registration);
     let (holds, asked) = (running.service.clone(), running.service.clone());

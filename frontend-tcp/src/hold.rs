@@ -22,6 +22,14 @@ pub struct Pull {
     pub limits: ReadLimits,
     pub filter: Arc<Filter>,
     pub counters: Arc<GroupCounters>,
+    pub suggest: Suggest,
+}
+
+/// Ids of the brokers that a group is told to read from.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Suggest {
+    pub keeps_up: i64,
+    pub far_behind: i64,
 }
 
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
-use mq_store::broker::{Broker, BrokerConfig};
+use mq_store::broker::{Broker, BrokerConfig, share_of_memory};
 use mq_store::codec::index::Shape;
 use mq_store::config::{Retention, StoreConfig, split_paths};
 use mq_store::log::flush::FlushPolicy;
@@ -140,10 +140,18 @@ impl Settings {
                 }
                 kept.insert(key.clone(), value.clone());
             }
+            let servers = &changed.namesrv_addr.0;
+            let moves = *servers != conf.namesrv_addr.0;
+            if moves && servers.is_empty() {
+                return Err("namesrvAddr names no name server".into());
+            }
             write_overrides(service, &kept).map_err(|e| e.to_string())?;
             service.broker.set_config(broker_config(&changed));
             service.broker.store().set_retention(retention(&changed));
             *service.tuning.write().unwrap_or_else(PoisonError::into_inner) = tuning(&changed);
+            if let Some(move_to) = service.move_to.get().filter(|_| moves) {
+                move_to(servers);
+            }
             *conf = changed;
             Ok(())
         };
@@ -194,7 +202,11 @@ fn broker_config(conf: &BrokerConf) -> BrokerConfig {
         transaction_timeout_ms: conf.transaction_time_out,
         transaction_check_max: conf.transaction_check_max,
         transaction_check_interval_ms: conf.transaction_check_interval,
-        ..BrokerConfig::default()
+        takes_sends_from_ms: conf.start_accept_send_request_time_stamp,
+        cluster_topic: conf.cluster_topic_enable,
+        broker_topic: conf.broker_topic_enable,
+        keep_filters_ms: conf.filter_data_clean_time_span,
+        in_memory: share_of_memory(conf.access_message_in_memory_max_ratio),
     }
 }
 
@@ -219,17 +231,23 @@ fn tuning(conf: &BrokerConf) -> Tuning {
         pull_limits: ReadLimits {
             messages: conf.max_transfer_count_on_message_in_memory,
             bytes: conf.max_transfer_bytes_on_message_in_memory,
+            in_memory: share_of_memory(conf.access_message_in_memory_max_ratio),
+            messages_on_disk: conf.max_transfer_count_on_message_in_disk,
+            bytes_on_disk: conf.max_transfer_bytes_on_message_in_disk,
             ..ReadLimits::default()
         },
+        slave_read: conf.slave_read_enable,
         send_wait_ms: conf
             .broker_fast_failure_enable
             .then_some(conf.wait_time_mills_in_send_queue.unsigned_abs()),
         send_capacity: conf.send_thread_pool_queue_capacity,
         pull_capacity: conf.pull_thread_pool_queue_capacity,
+        max_found: conf.max_msgs_num_batch,
+        max_found_unique: conf.default_query_max_num,
         notify_changes: conf.notify_consumer_ids_changed_enable,
         property_filter: conf.enable_property_filter,
-        fall_behind: conf
-            .disable_consume_if_consumer_read_slowly
+        // RocketMQ knows how far groups are behind by what it records.
+        fall_behind: (conf.disable_consume_if_consumer_read_slowly && conf.disk_fall_recorded)
             .then_some(conf.consumer_fallbehind_threshold),
         store_replies: conf.store_reply_message_enable,
     }
@@ -323,6 +341,7 @@ pub fn service(broker: Arc<Broker>, advertised: SocketAddr) -> BrokerService {
         config: Default::default(),
         metrics: Metrics::default(),
         registered: OnceLock::new(),
+        move_to: OnceLock::new(),
         acl: None,
         tls: Arc::default(),
     }

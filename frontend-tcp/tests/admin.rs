@@ -395,7 +395,16 @@ async fn settings_change_all_or_none_and_those_of_other_brokers_are_passed_by() 
     let update = |text: &'static str| Command::new(request::UPDATE_BROKER_CONFIG).body(text);
     let answer = call(&mut client, update("onlyIn5x=1\nfileReservedTime=48\n")).await;
     assert_eq!((answer.code, answer.remark), (0, None));
+    let moved = Arc::new(Mutex::new(Vec::new()));
+    let told = moved.clone();
+    let move_to = move |servers: &[String]| told.lock().unwrap().extend_from_slice(servers);
+    assert!(running.service.move_to.set(Box::new(move_to)).is_ok());
+    for _ in 0..2 {
+        call(&mut client, update("namesrvAddr=a:1;b:2\n")).await;
+    }
+    assert_eq!(*moved.lock().unwrap(), ["a:1", "b:2"]);
     for (text, why) in [
+        ("namesrvAddr=\n", "namesrvAddr names no name server"),
         ("fileReservedTime=50\nlistenPort=1\n", "listenPort takes effect at start only"),
         ("fileReservedTime=50\nbrokerPermission=9\n", "brokerPermission has the value \"9\""),
     ] {
@@ -406,7 +415,8 @@ async fn settings_change_all_or_none_and_those_of_other_brokers_are_passed_by() 
     let config = text(&config);
     assert!(config.contains("\nfileReservedTime=48\n") && !config.contains("onlyIn5x"), "{config}");
     let kept = read_overrides(dir.path());
-    assert_eq!(kept, [("fileReservedTime".to_owned(), "48".to_owned())].into());
+    let kept: Vec<_> = kept.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    assert_eq!(kept, [("fileReservedTime", "48"), ("namesrvAddr", "a:1;b:2")]);
     running.stop().await.unwrap();
 }
 

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use common::*;
+use mq_broker::handle::Tuning;
+use mq_broker::run::Settings;
 use mq_broker::wire::codes::{request, response};
 use mq_broker::wire::command::{Command, Outgoing, decode};
 use mq_broker::wire::frame::{Encoding, FrameLimits, Parsed, parse};
@@ -322,4 +324,29 @@ async fn expressions_of_heartbeats_are_compiled_and_kept() {
     running.stop().await.unwrap();
     let text = std::fs::read_to_string(dir.path().join("config/consumerFilter.json")).unwrap();
     assert!(text.contains("\"expression\": \"n = 1\"") && text.contains("\"dead\": true"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_gives_no_more_than_is_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let tuning = Tuning { max_found: 3, max_found_unique: 2, ..Tuning::default() };
+    let running = start_with(Settings { tuning, ..settings(dir.path()) }).await;
+    let mut client = connect(&running).await;
+    for n in 0..5 {
+        let properties = "KEYS\u{1}k\u{2}UNIQ_KEY\u{1}u\u{2}";
+        call(&mut client, send_command("T", &n.to_string(), properties)).await;
+    }
+    let mut found = async |key: &'static str, most: i32, unique: bool| {
+        let query = Command::new(request::QUERY_MESSAGE)
+            .field("topic", "T")
+            .field("key", key)
+            .field("maxNum", most)
+            .field("beginTimestamp", 0)
+            .field("endTimestamp", i64::MAX)
+            .field("_UNIQUE_KEY_QUERY", unique);
+        bodies(&call(&mut client, query).await).len()
+    };
+    assert_eq!((found("k", 9, false).await, found("k", 1, false).await), (3, 1));
+    assert_eq!(found("u", 9, true).await, 2);
+    running.stop().await.unwrap();
 }

@@ -5,9 +5,10 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mq_broker::config::NamesrvConf;
+use mq_broker::config::{BrokerConf, NamesrvConf};
 use mq_broker::conn::{Conn, Reply, Request, Response};
 use mq_broker::namesrv::NameServer;
+use mq_broker::namesrv::address_server::AddressServer;
 use mq_broker::namesrv::register::{Registrar, Registration, Timing};
 use mq_broker::server::{self, Limits, Service};
 use mq_broker::wire::client::Client;
@@ -17,6 +18,7 @@ use mq_broker::wire::frame::Encoding;
 use mq_store::broker::topics::{DataVersion, TopicConfig, TopicTable};
 use mq_store::os::clock::{Clock, ManualClock};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -326,6 +328,14 @@ async fn compressed_and_bad_registrations() {
     assert_eq!(none.code, response::TOPIC_NOT_EXIST);
 }
 
+async fn until(served: &Served, topic: &'static str, code: i32) {
+    let mut client = served.client().await;
+    while ask(&mut client, request::GET_ROUTEINFO_BY_TOPIC, &[("topic", topic)]).await.code != code
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_registrar_finds_its_name_servers_again() {
     let names = Arc::new(std::sync::Mutex::new(vec!["S", "T"]));
@@ -334,21 +344,13 @@ async fn a_registrar_finds_its_name_servers_again() {
         let names = names.clone();
         move || registration(&names.lock().unwrap())
     };
-    let timing = Timing { period: Duration::from_secs(60), timeout: TIMEOUT };
+    let timing = Timing { period: Duration::from_secs(60), timeout: TIMEOUT, ..Timing::default() };
     let registrar = Registrar::start(
         &[first.addr.clone(), second.addr.clone()],
         timing,
         Default::default(),
         what,
     );
-    async fn until(served: &Served, topic: &'static str, code: i32) {
-        let mut client = served.client().await;
-        while ask(&mut client, request::GET_ROUTEINFO_BY_TOPIC, &[("topic", topic)]).await.code
-            != code
-        {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
     until(&first, "T", 0).await;
     until(&second, "T", 0).await;
     names.lock().unwrap().push("U");
@@ -368,6 +370,39 @@ async fn a_registrar_finds_its_name_servers_again() {
 
     registrar.stop().await;
     until(&first, "T", response::TOPIC_NOT_EXIST).await;
+    until(&second, "T", response::TOPIC_NOT_EXIST).await;
+}
+
+#[tokio::test]
+async fn a_registrar_goes_where_an_address_server_says() {
+    let (first, second) = (serve().await, serve().await);
+    let told = Arc::new(std::sync::Mutex::new("\n".to_owned()));
+    let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut conf = BrokerConf::default();
+    conf.put("fetchNamesrvAddrByAddressServer", "true").unwrap();
+    conf.put("rmqAddressServerDomain", &http.local_addr().unwrap().to_string()).unwrap();
+    let answer = told.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = http.accept().await {
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                stream.read_buf(&mut asked).await.unwrap();
+            }
+            assert!(asked.starts_with(b"GET /rocketmq/nsaddr HTTP/1.0\r\n"));
+            let text = format!("HTTP/1.1 200 OK\r\n\r\n{}\n", answer.lock().unwrap());
+            stream.write_all(text.as_bytes()).await.unwrap();
+        }
+    });
+    let what = || registration(&["S", "T"]);
+    let registrar = Registrar::start(&[], Timing::default(), Default::default(), what);
+    registrar.follow(AddressServer::of(&conf).unwrap(), Duration::from_millis(20));
+    for (here, gone) in [(&first, &second), (&second, &first)] {
+        told.lock().unwrap().clone_from(&here.addr);
+        until(here, "T", 0).await;
+        until(gone, "T", response::TOPIC_NOT_EXIST).await;
+    }
+    told.lock().unwrap().clear();
+    registrar.stop().await;
     until(&second, "T", response::TOPIC_NOT_EXIST).await;
 }
 

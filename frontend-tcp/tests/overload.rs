@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::consumer::Consumer;
 use common::{TIMEOUT, bodies, call, connect, pull_command, send_command, settings, start_with};
+use mq_broker::config::BrokerConf;
 use mq_broker::conn::{Conn, Reply, Request};
 use mq_broker::handle::Tuning;
 use mq_broker::run::Settings;
@@ -70,6 +71,42 @@ async fn a_group_that_reads_far_behind_may_no_longer_consume() {
     let refused = call(&mut client, pull_command("T", 0, 0)).await;
     let why = "subscription group no permission, G (consumeEnable)";
     assert_eq!((refused.code, refused.remark.as_deref()), (16, Some(why)));
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_messages_come_in_smaller_pulls_and_a_slave_is_suggested_if_slaves_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut conf = BrokerConf::default();
+    for (key, value) in [
+        ("accessMessageInMemoryMaxRatio", "0"),
+        ("maxTransferCountOnMessageInDisk", "2"),
+        ("maxTransferBytesOnMessageInDisk", "100000"),
+    ] {
+        conf.set(key, value).unwrap();
+    }
+    conf.store_path_root_dir = dir.path().into();
+    let of_conf = |conf: &BrokerConf| Settings::of(conf).unwrap().tuning;
+    let running = start_with(Settings { tuning: of_conf(&conf), ..settings(dir.path()) }).await;
+    let mut client = connect(&running).await;
+    for n in 0..5 {
+        call(&mut client, send_command("T", &n.to_string(), "")).await;
+    }
+    let mut pull = async |offset| {
+        let answer = call(&mut client, pull_command("T", offset, 0)).await;
+        (bodies(&answer), answer.fields["suggestWhichBrokerId"].clone())
+    };
+    assert_eq!(pull(0).await, (vec!["0".into(), "1".into()], "0".into()));
+    conf.set("slaveReadEnable", "true").unwrap();
+    *running.service.tuning.write().unwrap() = of_conf(&conf);
+    assert_eq!(pull(2).await, (vec!["2".into(), "3".into()], "1".into()));
+    assert_eq!(pull(5).await, (vec![], "0".into()), "it keeps up");
+    conf.set("maxTransferBytesOnMessageInDisk", "1").unwrap();
+    *running.service.tuning.write().unwrap() = of_conf(&conf);
+    assert_eq!(pull(2).await, (vec!["2".into()], "1".into()));
+    conf.set("accessMessageInMemoryMaxRatio", "40").unwrap();
+    *running.service.tuning.write().unwrap() = of_conf(&conf);
+    assert_eq!(pull(2).await, (vec!["2".into(), "3".into(), "4".into()], "0".into()));
     running.stop().await.unwrap();
 }
 

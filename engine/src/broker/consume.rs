@@ -11,9 +11,6 @@ use super::{Broker, Refusal, names};
 use crate::codec::record::Record;
 use crate::store::{Look, Read, ReadLimits};
 
-/// Share of the memory that the newest messages are believed to be in.
-const IN_MEMORY: f64 = 0.4;
-
 impl Broker {
     /// A group's settings; it is made if it is not there and may be.
     pub fn group(&self, name: &str) -> Result<Arc<GroupConfig>, Refusal> {
@@ -89,6 +86,6 @@ impl Broker {
         }
         let first = queue.get(0).map_or(u64::MAX, |unit| unit.offset);
         let behind = self.store.log().end().saturating_sub(first);
-        (behind as f64 <= self.config().memory as f64 * IN_MEMORY).then_some(0)
+        (behind <= self.config().in_memory).then_some(0)
     }
 }

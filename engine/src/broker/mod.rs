@@ -70,9 +70,18 @@ pub struct BrokerConfig {
     pub transaction_check_max: i32,
     /// How often half messages are looked at (`transactionCheckInterval`), ms.
     pub transaction_check_interval_ms: i64,
-    /// Bytes of the machine's memory: what is no further than 40 % of it behind the log's end
-    /// counts as in memory.
-    pub memory: u64,
+    /// No message is taken before this time (`startAcceptSendRequestTimeStamp`), ms since 1970.
+    pub takes_sends_from_ms: i64,
+    /// The topics that are named like cluster and broker may be used (`clusterTopicEnable`,
+    /// `brokerTopicEnable`).
+    pub cluster_topic: bool,
+    pub broker_topic: bool,
+    /// SQL92 subscriptions of groups that left are kept for so long (`filterDataCleanTimeSpan`),
+    /// ms.
+    pub keep_filters_ms: i64,
+    /// Bytes at the log's end that count as in memory (a share of the machine's memory:
+    /// `accessMessageInMemoryMaxRatio`).
+    pub in_memory: u64,
 }
 
 impl Default for BrokerConfig {
@@ -93,15 +102,21 @@ impl Default for BrokerConfig {
             transaction_timeout_ms: 6_000,
             transaction_check_max: 15,
             transaction_check_interval_ms: 60_000,
-            memory: machine_memory(),
+            takes_sends_from_ms: 0,
+            cluster_topic: true,
+            broker_topic: true,
+            keep_filters_ms: 24 * 3_600_000,
+            in_memory: share_of_memory(40),
         }
     }
 }
 
-fn machine_memory() -> u64 {
+/// Bytes that so many percent of the machine's memory are.
+pub fn share_of_memory(percent: u32) -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib = text.lines().find_map(|l| l.strip_prefix("MemTotal:")?.split_whitespace().next());
-    kib.and_then(|kib| kib.parse::<u64>().ok()).map_or(8 << 30, |kib| kib * 1024)
+    let all = kib.and_then(|kib| kib.parse::<u64>().ok()).map_or(8 << 30, |kib| kib * 1024);
+    all / 100 * u64::from(percent)
 }
 
 /// Why a broker does not do what it is asked.
@@ -362,7 +377,7 @@ impl Broker {
         let now = self.now_ms();
         self.topics.save()?;
         self.groups.save()?;
-        self.filters.save(now)?;
+        self.filters.save(now, self.config().keep_filters_ms)?;
         self.locks.expire_step(now);
         self.locks.save()?;
         self.stats.step(now);

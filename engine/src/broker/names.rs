@@ -40,8 +40,8 @@ pub const SYSTEM_GROUPS: [&str; 7] = [
 
 /// Topics that are there from the start.
 pub fn system_topics(config: &BrokerConfig) -> Vec<TopicConfig> {
-    let template = |name: &str, queues| TopicConfig {
-        perm: perm::READ | perm::WRITE | perm::INHERIT,
+    let template = |name: &str, queues, enabled| TopicConfig {
+        perm: perm::INHERIT | if enabled { perm::READ | perm::WRITE } else { 0 },
         ..TopicConfig::new(name, queues)
     };
     let mut topics = vec![
@@ -50,12 +50,12 @@ pub fn system_topics(config: &BrokerConfig) -> Vec<TopicConfig> {
         TopicConfig::new(OFFSET_MOVED_TOPIC, 1),
         TopicConfig::new(SCHEDULE_TOPIC, 18),
         TopicConfig::new(format!("{}_REPLY_TOPIC", config.cluster), 1),
-        template(&config.cluster, 16),
-        template(&config.name, 1),
+        template(&config.cluster, 16, config.cluster_topic),
+        template(&config.name, 1, config.broker_topic),
     ];
     topics.extend(config.trace_topic.as_ref().map(|name| TopicConfig::new(name, 1)));
     if config.auto_create_topic {
-        topics.push(template(DEFAULT_TOPIC, config.default_topic_queues));
+        topics.push(template(DEFAULT_TOPIC, config.default_topic_queues, true));
     }
     topics
 }

@@ -261,12 +261,20 @@ impl Broker {
 
     /// The topic of a message, made if it is not there and may be.
     pub fn topic_to_send(&self, m: &Sending<'_>) -> Result<Arc<TopicConfig>, Refusal> {
+        let config = self.config();
+        let from = config.takes_sends_from_ms;
+        if from > 0 && self.now_ms() < from {
+            let text = format!(
+                "broker unable to service, until {from} ms since 1970 (startAcceptSendRequestTimeStamp)"
+            );
+            return Err(Refusal::Failed(text));
+        }
         if let Some(topic) = self.topics.get(m.topic) {
             if names::is_closed_to_sends(m.topic) {
                 let text = format!("Sending message to topic[{}] is forbidden.", m.topic);
                 return Err(Refusal::NoPermission(text));
             }
-            if self.config().permission & perm::WRITE == 0 {
+            if config.permission & perm::WRITE == 0 {
                 let text = "the broker takes no messages (brokerPermission)".into();
                 return Err(Refusal::NoPermission(text));
             }
@@ -280,7 +288,7 @@ impl Broker {
         if let Some(group) = m.topic.strip_prefix(RETRY_PREFIX) {
             return self.retry_topic(group);
         }
-        let may_make = m.default_topic != names::DEFAULT_TOPIC || self.config().auto_create_topic;
+        let may_make = m.default_topic != names::DEFAULT_TOPIC || config.auto_create_topic;
         let template = self
             .topics
             .get(m.default_topic)

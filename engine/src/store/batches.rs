@@ -23,7 +23,8 @@ impl MessageStore {
             Ok(offset) if offset >= min => (ReadStatus::NoMatchedMessage, offset),
             _ => (ReadStatus::OffsetTooSmall, min),
         };
-        let mut read = Read { status, next, min, max, records: Vec::new(), bytes: 0 };
+        let records = Vec::new();
+        let mut read = Read { status, next, min, max, records, bytes: 0, far_behind: false };
         if status != ReadStatus::NoMatchedMessage {
             return read;
         }

@@ -82,6 +82,9 @@ pub struct Read {
     pub records: Vec<Slice>,
     /// Bytes of the records.
     pub bytes: usize,
+    /// Whether the last message that was looked at lies further behind the log's end than
+    /// [`ReadLimits::in_memory`] says.
+    pub far_behind: bool,
 }
 
 /// How much one read may give. The first message fits always.
@@ -91,12 +94,24 @@ pub struct ReadLimits {
     pub bytes: usize,
     /// Units that may be passed by.
     pub scan: usize,
+    /// Bytes at the log's end that count as in memory.
+    pub in_memory: u64,
+    /// Where messages that lie further behind begin, a read ends at these.
+    pub messages_on_disk: usize,
+    pub bytes_on_disk: usize,
 }
 
 impl Default for ReadLimits {
-    /// RocketMQ's for messages in memory: 32 messages, 256 KiB, 800 units.
+    /// RocketMQ's for messages in memory: 32 messages, 256 KiB, 800 units. All counts as in memory.
     fn default() -> ReadLimits {
-        ReadLimits { messages: 32, bytes: 262_144, scan: 800 }
+        ReadLimits {
+            messages: 32,
+            bytes: 262_144,
+            scan: 800,
+            in_memory: u64::MAX,
+            messages_on_disk: 8,
+            bytes_on_disk: 65_536,
+        }
     }
 }
 
@@ -190,7 +205,15 @@ impl MessageStore {
             return self.read_batches(&batches, offset, limits, wanted, look);
         }
         let (min, max) = queue.as_ref().map_or((0, 0), |q| (q.min_offset(), q.max_offset()));
-        let none = |status, next| Read { status, next, min, max, records: Vec::new(), bytes: 0 };
+        let none = |status, next| Read {
+            status,
+            next,
+            min,
+            max,
+            records: Vec::new(),
+            bytes: 0,
+            far_behind: false,
+        };
         let Some(queue) = queue.filter(|_| max > 0) else {
             return none(ReadStatus::NoMessageInQueue, 0);
         };
@@ -205,6 +228,7 @@ impl MessageStore {
             return none(ReadStatus::OffsetOverflowBadly, max);
         }
         let mut read = none(ReadStatus::NoMatchedMessage, offset);
+        let on_disk = self.log.end().saturating_sub(limits.in_memory);
         let (mut scanned, mut gone) = (0, false);
         let mut segment = None;
         let mut expected = offset;
@@ -213,8 +237,13 @@ impl MessageStore {
                 self.pass_by_lost(&queue, expected..n);
             }
             expected = n + 1;
-            let full = read.records.len() >= limits.messages.max(1)
-                || (read.bytes + unit.size as usize > limits.bytes && !read.records.is_empty());
+            read.far_behind = unit.offset < on_disk;
+            let (messages, bytes) = match read.far_behind {
+                true => (limits.messages.min(limits.messages_on_disk), limits.bytes_on_disk),
+                false => (limits.messages, limits.bytes),
+            };
+            let full = read.records.len() >= messages.max(1)
+                || (read.bytes + unit.size as usize > bytes && !read.records.is_empty());
             if full || scanned >= limits.scan {
                 return false;
             }

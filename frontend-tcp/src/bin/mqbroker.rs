@@ -9,14 +9,18 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use mq_broker::config::{BrokerConf, IMPORTANT, NamesrvConf, Servers};
 use mq_broker::namesrv::NameServer;
+use mq_broker::namesrv::address_server::AddressServer;
 use mq_broker::namesrv::register::{Registrar, Registration, Timing};
 use mq_broker::run::{self, Settings, log_to_stderr, say};
 use mq_broker::server;
 use mq_broker::tls::Connector;
-use mq_broker::wire::client::Security;
+use mq_broker::wire::client::{Buffers, Security};
 use mq_store::log::flush::FlushPolicy;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+
+/// How often an address server is asked for name servers, as by RocketMQ.
+const ASK_ADDRESS_SERVER: Duration = Duration::from_secs(120);
 
 type Error = Box<dyn std::error::Error>;
 
@@ -122,7 +126,8 @@ fn start(args: Args) -> Result<(), Error> {
         let listener = server::bind(settings.listen, "listenPort, or --listen", &sockets)?;
         let mut name_server = None;
         let mut servers = conf.namesrv_addr.clone();
-        if servers.0.is_empty() {
+        let address_server = AddressServer::of(&conf);
+        if servers.0.is_empty() && address_server.is_none() {
             let listen =
                 args.namesrv_listen.unwrap_or_else(|| SocketAddr::new(settings.listen.ip(), 9876));
             let what = "the name server in this process, --namesrv-listen";
@@ -149,6 +154,9 @@ fn start(args: Args) -> Result<(), Error> {
         }
         let running = run::serve(opened.service, listener, limits).await?;
         let registrar = register(&conf, servers, security, &running);
+        if let Some(from) = address_server {
+            registrar.follow(from, ASK_ADDRESS_SERVER);
+        }
         let namesrv = name_server.as_ref().map(|(_, at)| *at);
         say(&banner(&conf, namesrv, running.metrics, flush, &opened.report, began.elapsed()));
         tokio::select! {
@@ -215,10 +223,16 @@ fn register(
     let timing = Timing {
         period: Duration::from_millis(conf.register_name_server_period.unsigned_abs()),
         timeout: Duration::from_millis(conf.register_broker_timeout_mills.unsigned_abs()),
+        connect: Duration::from_millis(conf.connect_timeout_millis.unsigned_abs()),
+        buffers: Buffers {
+            receive: conf.client_socket_rcv_buf_size,
+            send: conf.client_socket_snd_buf_size,
+        },
     };
     let registrar = Registrar::start(&servers.0, timing, security, what);
     running.service.broker.on_topics_changed(Box::new(registrar.changed()));
     let _ = running.service.registered.set(registrar.told());
+    let _ = running.service.move_to.set(registrar.mover());
     registrar
 }
 
@@ -253,7 +267,10 @@ fn banner(
     };
     let names = match (namesrv, &conf.namesrv_addr.0) {
         (Some(at), _) => format!("{at}, in this process"),
-        (None, others) => others.join(", "),
+        (None, others) => match AddressServer::of(conf) {
+            Some(from) => format!("those that {from} tells"),
+            None => others.join(", "),
+        },
     };
     let mut try_at = "127.0.0.1:9876".to_owned();
     if let Some(at) = namesrv {

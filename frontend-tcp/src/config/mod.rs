@@ -258,7 +258,15 @@ conf! {
     bind_address: IpAddr = ANY, "bindAddress";
     /// The port below the next and the one above are used as well.
     listen_port: u16 = 10911, "listenPort" in 3..=65534;
-    namesrv_addr: Servers = Servers::default(), "namesrvAddr";
+    namesrv_addr: Servers = Servers::default(), "namesrvAddr", run_time;
+    /// Name servers are those that an HTTP server tells, if `namesrvAddr` names none: at
+    /// `http://DOMAIN/rocketmq/SUBGROUP`, port 8080 unless the domain says another.
+    fetch_namesrv_addr_by_address_server: bool = false, "fetchNamesrvAddrByAddressServer";
+    /// Domain and subgroup; these win over RocketMQ's system properties, which follow.
+    rmq_address_server_domain: String = String::new(), "rmqAddressServerDomain";
+    rmq_address_server_sub_group: String = String::new(), "rmqAddressServerSubGroup";
+    namesrv_domain: String = "jmenv.tbsite.net".into(), "rocketmq.namesrv.domain";
+    namesrv_domain_subgroup: String = "nsaddr".into(), "rocketmq.namesrv.domain.subgroup";
     register_name_server_period: i64 = 30_000, "registerNameServerPeriod" in PERIOD;
     register_broker_timeout_mills: i64 = 6_000, "registerBrokerTimeoutMills" in PERIOD;
     store_path_root_dir: PathBuf = in_home("store"), "storePathRootDir";
@@ -307,6 +315,29 @@ conf! {
         "maxTransferBytesOnMessageInMemory" in 1..=12 << 20, run_time;
     max_transfer_count_on_message_in_memory: usize = 32,
         "maxTransferCountOnMessageInMemory" in 1..=100_000, run_time;
+    /// Percent of the machine's memory that the newest messages are believed to be in: pulls of
+    /// older ones give no more than the next two say.
+    access_message_in_memory_max_ratio: u32 = 40,
+        "accessMessageInMemoryMaxRatio" in 0..=100, run_time;
+    max_transfer_bytes_on_message_in_disk: usize = 65_536,
+        "maxTransferBytesOnMessageInDisk" in 1..=12 << 20, run_time;
+    max_transfer_count_on_message_in_disk: usize = 8,
+        "maxTransferCountOnMessageInDisk" in 1..=100_000, run_time;
+    /// Groups are told where to read from: `brokerId` of their settings, and
+    /// `whichBrokerWhenConsumeSlowly` where they read what is older than that.
+    slave_read_enable: bool = false, "slaveReadEnable", run_time;
+    /// Messages that a query gives at most, and one by unique key.
+    max_msgs_num_batch: usize = 64, "maxMsgsNumBatch" in 1..=100_000, run_time;
+    default_query_max_num: usize = 32, "defaultQueryMaxNum" in 1..=100_000, run_time;
+    /// No message is taken before this time, ms since 1970.
+    start_accept_send_request_time_stamp: i64 = 0,
+        "startAcceptSendRequestTimeStamp" in 0..=i64::MAX, run_time;
+    /// The topics named like cluster and broker may be used, where they are made.
+    cluster_topic_enable: bool = true, "clusterTopicEnable";
+    broker_topic_enable: bool = true, "brokerTopicEnable";
+    /// SQL92 subscriptions of groups that left are kept for so many ms.
+    filter_data_clean_time_span: i64 = 86_400_000,
+        "filterDataCleanTimeSpan" in 0..=i64::MAX, run_time;
     flush_consumer_offset_interval: i64 = 5_000, "flushConsumerOffsetInterval" in PERIOD;
     flush_delay_offset_interval: i64 = 10_000, "flushDelayOffsetInterval" in PERIOD;
     reject_transaction_message: bool = false, "rejectTransactionMessage", run_time;
@@ -317,6 +348,8 @@ conf! {
         "disableConsumeIfConsumerReadSlowly", run_time;
     consumer_fallbehind_threshold: u64 = 16 << 30,
         "consumerFallbehindThreshold" in 0..=u64::MAX, run_time;
+    /// Without it nobody reads slowly.
+    disk_fall_recorded: bool = true, "diskFallRecorded", run_time;
     store_reply_message_enable: bool = true, "storeReplyMessageEnable", run_time;
     acl_enable: bool = false, "aclEnable";
     /// Where the files of access control are: the environment's `ROCKETMQ_HOME` unless it is said.
@@ -336,6 +369,12 @@ conf! {
     /// Bytes; 0 leaves it to the system.
     server_socket_rcv_buf_size: u32 = 0, "serverSocketRcvBufSize" in 0..=1 << 30;
     server_socket_snd_buf_size: u32 = 0, "serverSocketSndBufSize" in 0..=1 << 30;
+    /// Of connections to name servers, as the next three.
+    connect_timeout_millis: i64 = 3_000, "connectTimeoutMillis" in PERIOD;
+    client_socket_rcv_buf_size: u32 = 0, "clientSocketRcvBufSize" in 0..=1 << 30;
+    client_socket_snd_buf_size: u32 = 0, "clientSocketSndBufSize" in 0..=1 << 30;
+    /// They use TLS, whatever `tls.enable` says.
+    use_tls: bool = false, "useTLS";
     /// Milliseconds until a half message is first checked.
     transaction_time_out: i64 = 6_000, "transactionTimeOut" in PERIOD, run_time;
     transaction_check_max: i32 = 15, "transactionCheckMax" in 0..=i32::MAX, run_time;
@@ -359,6 +398,9 @@ impl BrokerConf {
     /// What is neither in the file nor a plain default.
     fn finish(&mut self) -> Result<Vec<String>, ConfError> {
         let warnings = self.tls.read_config_file()?;
+        if self.use_tls {
+            self.tls.enable = Some(true);
+        }
         if !self.namesrv_addr.0.is_empty() {
             return Ok(warnings);
         }
@@ -376,7 +418,9 @@ impl BrokerConf {
 }
 
 /// Keys that RocketMQ marks as important and that count here.
-pub const IMPORTANT: [&str; 22] = [
+pub const IMPORTANT: [&str; 28] = [
+    "accessMessageInMemoryMaxRatio",
+    "aclEnable",
     "autoCreateSubscriptionGroup",
     "autoCreateTopicEnable",
     "brokerClusterName",
@@ -385,9 +429,13 @@ pub const IMPORTANT: [&str; 22] = [
     "brokerName",
     "cleanFileForciblyEnable",
     "deleteWhen",
+    "fetchNamesrvAddrByAddressServer",
     "fileReservedTime",
     "flushDiskType",
+    "flushIntervalCommitLog",
+    "maxTransferBytesOnMessageInDisk",
     "maxTransferBytesOnMessageInMemory",
+    "maxTransferCountOnMessageInDisk",
     "maxTransferCountOnMessageInMemory",
     "messageIndexEnable",
     "msgTraceTopicName",
@@ -410,65 +458,85 @@ const BROKER_FIXED: &[Fixed] = &[
 
 const BROKER_IGNORED: &[Ignored] = &[
     (
-        "requests need no thread pools here",
-        "adminBrokerThreadPoolNums clientManageThreadPoolNums clientManagerThreadPoolQueueCapacity
-        consumerManageThreadPoolNums consumerManagerThreadPoolQueueCapacity
-        endTransactionPoolQueueCapacity endTransactionThreadPoolNums heartbeatThreadPoolNums
-        heartbeatThreadPoolQueueCapacity processReplyMessageThreadPoolNums
-        pullMessageThreadPoolNums  putMessageFutureThreadPoolNums
-        putThreadPoolQueueCapacity queryMessageThreadPoolNums queryThreadPoolQueueCapacity
-        replyThreadPoolQueueCapacity sendMessageThreadPoolNums 
-        waitTimeMillsInHeartbeatQueue waitTimeMillsInPullQueue
-        waitTimeMillsInTransactionQueue
+        "requests are handled as they come: there are no queues and no pools for them",
+        "adminBrokerThreadPoolNums clientAsyncSemaphoreValue clientCallbackExecutorThreads
+        clientManageThreadPoolNums clientManagerThreadPoolQueueCapacity
+        clientOnewaySemaphoreValue clientWorkerThreads consumerManageThreadPoolNums
+        consumerManagerThreadPoolQueueCapacity endTransactionPoolQueueCapacity
+        endTransactionThreadPoolNums heartbeatThreadPoolNums heartbeatThreadPoolQueueCapacity
+        processReplyMessageThreadPoolNums pullMessageThreadPoolNums
+        putMessageFutureThreadPoolNums putThreadPoolQueueCapacity queryMessageThreadPoolNums
+        queryThreadPoolQueueCapacity replyThreadPoolQueueCapacity sendMessageThreadPoolNums
         serverAsyncSemaphoreValue serverCallbackExecutorThreads serverOnewaySemaphoreValue
         serverSelectorThreads serverWorkerThreads useEpollNativeSelector
-        clientAsyncSemaphoreValue clientCallbackExecutorThreads clientOnewaySemaphoreValue
-        clientWorkerThreads",
+        waitTimeMillsInHeartbeatQueue waitTimeMillsInPullQueue waitTimeMillsInTransactionQueue",
     ),
     (
-        "sockets are left as the system sets them up",
-        "serverPooledByteBufAllocatorEnable writeBufferHighWaterMark writeBufferLowWaterMark
-        channelNotActiveInterval clientChannelMaxIdleTimeSeconds clientCloseSocketIfTimeout
-        clientPooledByteBufAllocatorEnable clientSocketRcvBufSize clientSocketSndBufSize
-        connectTimeoutMillis useTLS transferMsgByHeap",
+        "Netty's buffers: here a connection that is idle has none, and who does not read is not read from",
+        "clientPooledByteBufAllocatorEnable serverPooledByteBufAllocatorEnable transferMsgByHeap
+        writeBufferHighWaterMark writeBufferLowWaterMark",
     ),
     (
-        "the store looks after its memory and files in its own way",
-        "accessMessageInMemoryMaxRatio checkCRCOnRecover cleanResourceInterval
-        commitCommitLogLeastPages commitCommitLogThoroughInterval commitIntervalCommitLog
-        debugLockEnable defaultQueryMaxNum deleteCommitLogFilesInterval
-        deleteConsumeQueueFilesInterval destroyMapedFileIntervalForcibly diskFallRecorded
-        fastFailIfNoBufferInStorePool flushCommitLogTimed flushConsumeQueueLeastPages
-        flushConsumeQueueThoroughInterval flushIntervalConsumeQueue
-        flushLeastPagesWhenWarmMapedFile maxTransferBytesOnMessageInDisk
-        maxTransferCountOnMessageInDisk messageIndexSafe
-        putMsgIndexHightWater redeleteHangedFileInterval transientStorePoolEnable
-        transientStorePoolSize readOnlyCommitLogStorePaths useReentrantLockWhenPutMessage warmMapedFileEnable",
+        "the connection to a name server is never idle; it ends when an answer does not come",
+        "clientChannelMaxIdleTimeSeconds clientCloseSocketIfTimeout",
+    ),
+    (
+        "the store has no pool of memory between it and its files",
+        "commitCommitLogLeastPages commitCommitLogThoroughInterval commitIntervalCommitLog
+        fastFailIfNoBufferInStorePool transientStorePoolEnable transientStorePoolSize",
+    ),
+    (
+        "queues and index are made again from the log, so nothing hangs on when they are flushed; recovery always looks at CRCs",
+        "checkCRCOnRecover flushConsumeQueueLeastPages flushConsumeQueueThoroughInterval
+        flushIntervalConsumeQueue messageIndexSafe",
+    ),
+    (
+        "files that are due are deleted at once; who reads one at that time reads on",
+        "cleanResourceInterval deleteCommitLogFilesInterval deleteConsumeQueueFilesInterval
+        destroyMapedFileIntervalForcibly redeleteHangedFileInterval",
+    ),
+    (
+        "the log is written in a way of its own, by the promises of flushIntervalCommitLog and its like",
+        "debugLockEnable flushCommitLogTimed flushLeastPagesWhenWarmMapedFile
+        useReentrantLockWhenPutMessage warmMapedFileEnable",
     ),
     (
         "there is no replication yet",
-        "dLegerGroup dLegerPeers dLegerSelfId haHousekeepingInterval haListenPort
+        "dLegerGroup dLegerPeers dLegerSelfId enableBatchPush haHousekeepingInterval haListenPort
         haMasterAddress haSendHeartbeatInterval haSlaveFallbehindMax haTransferBatchSize
-        enableBatchPush offsetCheckInSlave preferredLeaderId slaveReadEnable slaveTimeout storePathDLedgerCommitLog",
+        offsetCheckInSlave preferredLeaderId slaveTimeout storePathDLedgerCommitLog",
+    ),
+    ("there are no light queues (LMQ)", "enableLmq enableMultiDispatch maxLmqConsumeQueueNum"),
+    (
+        "expressions are looked up in no bloom filters: their outcome is the same",
+        "bitMapLengthConsumeQueueExt enableCalcFilterBitMap enableConsumeQueueExt
+        expectConsumerNumUseFilter mappedFileSizeConsumeQueueExt maxErrorRateOfBloomFilter",
     ),
     (
-        "the feature is not there",
-        "bitMapLengthConsumeQueueExt enableCalcFilterBitMap enableConsumeQueueExt enableLmq
-        enableMultiDispatch expectConsumerNumUseFilter filterServerNums filterSupportRetry
-        mappedFileSizeConsumeQueueExt maxErrorRateOfBloomFilter maxLmqConsumeQueueNum
-        maxMsgsNumBatch commercialBaseCount commercialBigCount commercialEnable
-        commercialTimerCount commercialTransCount
-        fetchNamesrvAddrByAddressServer
-        rmqAddressServerDomain rmqAddressServerSubGroup highSpeedMode",
+        "a message that comes back is not filtered once more, as by default in RocketMQ",
+        "filterSupportRetry",
+    ),
+    ("counts for billing are not kept", "commercialBaseCount"),
+    (
+        "topics and groups are counted, single queues are not: no tool asks for them, and each message would pay for it",
+        "enableDetailStat",
     ),
     (
-        "it is always done the usual way",
-        "brokerTopicEnable clusterTopicEnable compressedRegister filterDataCleanTimeSpan
-        flushConsumerOffsetHistoryInterval forceRegister maxDelayTime
-        startAcceptSendRequestTimeStamp
-        enableScheduleAsyncDeliver scheduleAsyncDeliverMaxPendingLimit
-        scheduleAsyncDeliverMaxResendNum2Blocked autoDeleteUnusedStats enableDetailStat
-        enableScheduleMessageStats isolateLogEnable",
+        "statistics of what is deleted are deleted; what is delivered after a delay counts",
+        "autoDeleteUnusedStats enableScheduleMessageStats",
+    ),
+    ("every registration is whole, and not compressed", "compressedRegister forceRegister"),
+    (
+        "delayed messages that are due are delivered in groups",
+        "enableScheduleAsyncDeliver scheduleAsyncDeliverMaxPendingLimit
+        scheduleAsyncDeliverMaxResendNum2Blocked",
+    ),
+    ("the log goes to standard error", "isolateLogEnable"),
+    (
+        "RocketMQ 4.9.7 itself makes nothing of them",
+        "channelNotActiveInterval commercialBigCount commercialEnable commercialTimerCount
+        commercialTransCount filterServerNums flushConsumerOffsetHistoryInterval highSpeedMode
+        maxDelayTime putMsgIndexHightWater",
     ),
 ];
 
@@ -528,23 +596,26 @@ const NAMESRV_FIXED: &[Fixed] = &[
 
 const NAMESRV_IGNORED: &[Ignored] = &[
     (
-        "requests need no thread pools here",
+        "requests are handled as they come: there are no queues and no pools for them",
         "clientRequestThreadPoolNums clientRequestThreadPoolQueueCapacity defaultThreadPoolNums
-        defaultThreadPoolQueueCapacity unRegisterBrokerQueueCapacity serverAsyncSemaphoreValue
-        serverCallbackExecutorThreads serverOnewaySemaphoreValue serverSelectorThreads
-        serverWorkerThreads useEpollNativeSelector",
+        defaultThreadPoolQueueCapacity serverAsyncSemaphoreValue serverCallbackExecutorThreads
+        serverOnewaySemaphoreValue serverSelectorThreads serverWorkerThreads
+        unRegisterBrokerQueueCapacity useEpollNativeSelector",
     ),
     (
-        "sockets are left as the system sets them up",
-        "serverPooledByteBufAllocatorEnable writeBufferHighWaterMark writeBufferLowWaterMark
-        useTLS",
+        "Netty's buffers: here a connection that is idle has none, and who does not read is not read from",
+        "serverPooledByteBufAllocatorEnable writeBufferHighWaterMark writeBufferLowWaterMark",
     ),
+    ("a name server connects to nobody", "useTLS"),
     (
-        "the feature is not there",
-        "notifyMinBrokerIdChanged needWaitForService waitSecondsForService",
+        "of 5.x: the feature is not there",
+        "needWaitForService notifyMinBrokerIdChanged waitSecondsForService",
     ),
-    ("what is changed at run time is kept beside kvConfigPath", "configStorePath configBlackList"),
-    ("there is no home folder", "rocketmqHome productEnvName"),
+    ("what is changed at run time is kept beside kvConfigPath", "configBlackList configStorePath"),
+    (
+        "they lead to settings of its log, which goes to standard error, and of its test mode",
+        "productEnvName rocketmqHome",
+    ),
 ];
 
 fn delay_levels() -> DelayLevels {
@@ -679,6 +750,17 @@ mod tests {
     }
 
     #[test]
+    fn a_key_stands_in_one_place() {
+        for (whose, honoured, fixed, ignored) in tables() {
+            let keys = honoured.iter().map(|(k, _)| *k).chain(fixed.iter().map(|(k, ..)| *k));
+            let all: Vec<_> =
+                keys.chain(ignored.iter().flat_map(|(_, keys)| keys.split_whitespace())).collect();
+            let once: std::collections::BTreeSet<_> = all.iter().collect();
+            assert_eq!(all.len(), once.len(), "{whose}: a key is named twice");
+        }
+    }
+
+    #[test]
     fn the_documented_tables_are_these() {
         use std::fmt::Write;
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
@@ -765,6 +847,17 @@ mod tests {
         assert_eq!(error, SetError::AtStart("tls.server.mode".into()));
         let gone = write("gone.conf", "tls.config.file=/no/such/file\n");
         assert!(matches!(BrokerConf::load(Some(&gone)), Err(ConfError::Read(..))));
+    }
+
+    #[test]
+    fn connections_to_name_servers_use_tls_if_either_key_says_so() {
+        for (text, enable) in [
+            ("", None),
+            ("useTLS=false\ntls.enable=true\n", Some(true)),
+            ("useTLS=true\n", Some(true)),
+        ] {
+            assert_eq!(loaded(text).unwrap().0.tls.enable, enable, "{text}");
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::conn::{Conn, Reply, Request};
 use crate::hold::Holds;
 use crate::metrics::Metrics;
 use crate::metrics::rpc::RpcLatencies;
-use crate::namesrv::register::Told;
+use crate::namesrv::register::{MoveTo, Told};
 use crate::server::{Service, not_supported};
 use crate::sessions::Sessions;
 use crate::tls;
@@ -41,6 +41,8 @@ pub struct Tuning {
     /// Pulls wait for messages (`longPollingEnable`), or only for so many ms.
     pub long_polling: Result<(), i64>,
     pub pull_limits: ReadLimits,
+    /// Groups are told which broker to read from, by their settings (`slaveReadEnable`).
+    pub slave_read: bool,
     /// Messages that waited for longer to be handled are refused (`waitTimeMillsInSendQueue`),
     /// ms; none if there is no such limit (`brokerFastFailureEnable`).
     pub send_wait_ms: Option<u64>,
@@ -48,6 +50,10 @@ pub struct Tuning {
     pub send_capacity: usize,
     /// Pulls that wait for messages, at most (`pullThreadPoolQueueCapacity`).
     pub pull_capacity: usize,
+    /// Messages that a query gives at most (`maxMsgsNumBatch`), and one by unique key
+    /// (`defaultQueryMaxNum`).
+    pub max_found: usize,
+    pub max_found_unique: usize,
     /// Members hear when others come and go (`notifyConsumerIdsChangedEnable`).
     pub notify_changes: bool,
     /// Expressions over properties are served (`enablePropertyFilter`).
@@ -64,9 +70,12 @@ impl Default for Tuning {
         Tuning {
             long_polling: Ok(()),
             pull_limits: ReadLimits::default(),
+            slave_read: false,
             send_wait_ms: Some(200),
             send_capacity: 10_000,
             pull_capacity: 100_000,
+            max_found: 64,
+            max_found_unique: 32,
             notify_changes: true,
             property_filter: false,
             fall_behind: None,
@@ -92,6 +101,8 @@ pub struct BrokerService {
     pub metrics: Metrics,
     /// Waits until name servers know the topics, if there are any.
     pub registered: OnceLock<Told>,
+    /// Registers at these name servers from now on, if it registers anywhere.
+    pub move_to: OnceLock<MoveTo>,
     pub acl: Option<Acl>,
     pub tls: Arc<tls::Server>,
 }

@@ -8,7 +8,7 @@ use mq_store::store::{Read, ReadLimits, ReadStatus};
 
 use super::{BrokerService, Failure};
 use crate::conn::{Conn, Reply, Request};
-use crate::hold::Pull;
+use crate::hold::{Pull, Suggest};
 use crate::wire::codes::response;
 use crate::wire::command::{Body, Command};
 use crate::wire::fields::header;
@@ -52,15 +52,18 @@ pub fn pull(
     }
     let tuning = service.tuning();
     let most = tuning.pull_limits;
+    let max_bytes = h.max_bytes.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
     let limits = ReadLimits {
         messages: usize::try_from(h.max_msg_nums).unwrap_or(1).clamp(1, most.messages),
-        bytes: h
-            .max_bytes
-            .and_then(|n| usize::try_from(n).ok())
-            .unwrap_or(most.bytes)
-            .min(most.bytes),
-        scan: most.scan,
+        bytes: max_bytes.min(most.bytes),
+        bytes_on_disk: max_bytes.min(most.bytes_on_disk),
+        ..most
     };
+    let group = tuning.slave_read.then(|| broker.groups().get(h.group)).flatten();
+    let suggest = group.map_or_else(Suggest::default, |group| Suggest {
+        keeps_up: group.broker_id,
+        far_behind: group.which_broker_when_consume_slowly,
+    });
     let counters = broker.stats().group(h.group, h.topic);
     counters.pulled_from(h.queue_id, h.queue_offset);
     let read = broker.pull(h.topic, h.queue_id, h.queue_offset, &limits, &filter, &counters);
@@ -69,7 +72,7 @@ pub fn pull(
         || request.head.is_one_way()
         || code_of(&read, h.queue_offset) != response::PULL_NOT_FOUND
     {
-        return Ok(answer(read, h.queue_offset).into());
+        return Ok(answer(read, h.queue_offset, &suggest).into());
     }
     let wait = match tuning.long_polling {
         Ok(()) => h.suspend_timeout_ms.min(MAX_HOLD_MS),
@@ -82,6 +85,7 @@ pub fn pull(
         limits,
         filter,
         counters,
+        suggest,
     };
     let (ticket, until) = (request.ticket(conn), broker.now_ms() + wait);
     if !service.holds.hold(pull, ticket, until, tuning.pull_capacity) {
@@ -141,12 +145,13 @@ fn subscription(service: &BrokerService, h: &PullHeader<'_>) -> Result<Arc<Filte
 
 /// Reads once more for a pull that waited.
 pub fn pull_again(broker: &Broker, pull: &Pull) -> Reply {
-    let Pull { topic, queue_id, offset, limits, filter, counters } = pull;
+    let Pull { topic, queue_id, offset, limits, filter, counters, suggest } = pull;
     if broker.topics().get(topic).is_none() {
         let text = format!("topic[{topic}] not exist, apply first please!");
         return Command::refusal(response::TOPIC_NOT_EXIST, text).into();
     }
-    answer(broker.pull(topic, *queue_id, *offset, limits, filter, counters), *offset).into()
+    let read = broker.pull(topic, *queue_id, *offset, limits, filter, counters);
+    answer(read, *offset, suggest).into()
 }
 
 fn code_of(read: &Read, asked: i64) -> i32 {
@@ -163,10 +168,11 @@ fn code_of(read: &Read, asked: i64) -> i32 {
     }
 }
 
-fn answer(read: Read, asked: i64) -> Command {
+fn answer(read: Read, asked: i64, suggest: &Suggest) -> Command {
+    let from = if read.far_behind { suggest.far_behind } else { suggest.keeps_up };
     let mut command = Command::new(code_of(&read, asked))
         .remark(read.status.name())
-        .field("suggestWhichBrokerId", 0)
+        .field("suggestWhichBrokerId", from)
         .field("nextBeginOffset", read.next)
         .field("minOffset", read.min)
         .field("maxOffset", read.max);

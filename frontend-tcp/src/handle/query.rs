@@ -10,11 +10,6 @@ use crate::wire::codes::response;
 use crate::wire::command::{Body, Command};
 use crate::wire::fields::header;
 
-/// Messages that one query gives at most (`maxMsgsNumBatch`), and for a unique key
-/// (`defaultQueryMaxNum`).
-const MAX_FOUND: i32 = 64;
-const MAX_UNIQUE: usize = 32;
-
 header! {
     struct OfGroup<'a> {
         group: &'a str = "consumerGroup",
@@ -137,10 +132,12 @@ pub fn by_key(
     request: &Request<'_>,
 ) -> Result<Reply, Failure> {
     let h = KeyHeader::of(&request.head.fields)?;
-    let max = match h.is_unique {
-        true => MAX_UNIQUE,
-        false => usize::try_from(h.max.clamp(0, MAX_FOUND)).unwrap_or(0),
+    let tuning = service.tuning();
+    let asked = match h.is_unique {
+        true => tuning.max_found_unique,
+        false => usize::try_from(h.max).unwrap_or(0),
     };
+    let max = asked.min(tuning.max_found);
     let result = service.broker.store().query(h.topic, h.key, max, h.begin, h.end);
     let command = match result.records.is_empty() {
         true => Command::refusal(

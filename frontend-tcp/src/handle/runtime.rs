@@ -16,7 +16,7 @@ use crate::wire::command::{Command, VERSION, VERSION_NAME};
 use crate::wire::fields::header;
 
 /// What the Java broker tells of its thread pools, timer wheel and buffers, of which we have none.
-const NOT_HERE: [&str; 25] = [
+const NOT_HERE: [&str; 24] = [
     "sendThreadPoolQueueSize",
     "sendThreadPoolQueueCapacity",
     "sendThreadPoolQueueHeadWaitTimeMills",
@@ -36,7 +36,6 @@ const NOT_HERE: [&str; 25] = [
     "EndTransactionThreadPoolQueueCapacity",
     "pageCacheLockTimeMills",
     "dispatchMaxBuffer",
-    "startAcceptSendRequestTimeStamp",
     "timerReadBehind",
     "timerOffsetBehind",
     "timerCongestNum",
@@ -113,6 +112,7 @@ pub fn runtime_info(service: &BrokerService, _: &Arc<Conn>, _: &Request<'_>) -> 
         ("dispatchBehindBytes", store.dispatch_behind().to_string()),
         // Ours alone.
         ("damagedReads", store.damaged_reads().to_string()),
+        ("startAcceptSendRequestTimeStamp", broker.config().takes_sends_from_ms.to_string()),
         ("earliestMessageTimeStamp", earliest.to_string()),
         // What Java says where no such buffers are used.
         ("remainTransientStoreBufferNumbs", i32::MAX.to_string()),

@@ -3,6 +3,7 @@
 //! Brokers register with every name server again and again; nothing but key-value configuration
 //! and changed settings is kept on disk, and name servers do not know each other.
 
+pub mod address_server;
 pub mod handle;
 pub mod kv;
 pub mod register;

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mq_store::broker::topics::TopicTable;
@@ -12,16 +12,18 @@ use serde_json::{Map, Value};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
-use crate::wire::client::{Client, Security};
+use super::address_server::AddressServer;
+use crate::wire::client::{Buffers, Client, Security};
 use crate::wire::codes::{request, response};
 use crate::wire::command::Command;
 
-const CONNECT: Duration = Duration::from_secs(3);
 /// On the way out nobody waits longer than this for a name server.
 const UNREGISTER: Duration = Duration::from_secs(3);
 /// Waits between tries double from the one to the other.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(5);
+/// An address server that does not answer is asked again after this.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// What a broker says of itself.
 #[derive(Clone, Debug, Default)]
@@ -90,20 +92,86 @@ pub struct Timing {
     pub period: Duration,
     /// `registerBrokerTimeoutMills`
     pub timeout: Duration,
+    /// `connectTimeoutMillis`
+    pub connect: Duration,
+    /// `clientSocketRcvBufSize`, `clientSocketSndBufSize`
+    pub buffers: Buffers,
+}
+
+impl Default for Timing {
+    fn default() -> Timing {
+        Timing {
+            period: Duration::from_secs(30),
+            timeout: Duration::from_secs(6),
+            connect: Duration::from_secs(3),
+            buffers: Buffers::default(),
+        }
+    }
 }
 
 /// See [`Registrar::told`].
 pub type Told = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
+/// See [`Registrar::mover`].
+pub type MoveTo = Box<dyn Fn(&[String]) + Send + Sync>;
+
 /// Keeps a broker registered.
-#[derive(Debug)]
 pub struct Registrar {
-    servers: Vec<(Arc<Notify>, JoinHandle<()>)>,
-    /// Changes so far.
-    changes: Arc<AtomicU64>,
-    /// Of each server: changes that it was told of, or that it could not be told of.
-    told: Vec<watch::Receiver<u64>>,
+    shared: Arc<Shared>,
     stop: watch::Sender<bool>,
+}
+
+struct Shared {
+    timing: Timing,
+    security: Security,
+    what: Box<dyn Fn() -> Registration + Send + Sync>,
+    /// Changes so far.
+    changes: AtomicU64,
+    servers: Mutex<Vec<Registered>>,
+    stopped: watch::Receiver<bool>,
+}
+
+/// A name server, and the task that registers there.
+struct Registered {
+    addr: String,
+    changed: Arc<Notify>,
+    /// Changes that it was told of, or that it could not be told of.
+    told: watch::Receiver<u64>,
+    task: JoinHandle<()>,
+}
+
+impl Shared {
+    fn servers(&self) -> MutexGuard<'_, Vec<Registered>> {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Registers at these servers from now on. Others forget the broker as its connection ends.
+    fn move_to(self: &Arc<Self>, addrs: &[String]) {
+        let mut servers = self.servers();
+        servers.retain(|server| {
+            let stays = addrs.contains(&server.addr);
+            if !stays {
+                tracing::info!("no longer registered at name server {}", server.addr);
+                server.task.abort();
+            }
+            stays
+        });
+        for addr in addrs {
+            if servers.iter().all(|server| server.addr != *addr) {
+                let changed = Arc::new(Notify::new());
+                let (tells, told) = watch::channel(0);
+                let server = Server {
+                    addr: addr.clone(),
+                    shared: self.clone(),
+                    told: tells,
+                    client: None,
+                    up: None,
+                };
+                let task = tokio::spawn(server.run(changed.clone(), self.stopped.clone()));
+                servers.push(Registered { addr: addr.clone(), changed, told, task });
+            }
+        }
+    }
 }
 
 impl Registrar {
@@ -116,48 +184,65 @@ impl Registrar {
         what: impl Fn() -> Registration + Send + Sync + 'static,
     ) -> Registrar {
         let (stop, stopped) = watch::channel(false);
-        let what: Arc<dyn Fn() -> Registration + Send + Sync> = Arc::new(what);
         let period = timing.period.clamp(Duration::from_secs(10), Duration::from_secs(60));
-        let (changes, mut told) = (Arc::new(AtomicU64::new(0)), Vec::new());
-        let start = |addr: &String| {
-            let changed = Arc::new(Notify::new());
-            let (tells, told_to) = watch::channel(0);
-            told.push(told_to);
-            let server = Server {
-                addr: addr.clone(),
-                timeout: timing.timeout,
-                security: security.clone(),
-                what: what.clone(),
-                changes: changes.clone(),
-                told: tells,
-                client: None,
-                up: None,
-            };
-            let task = server.run(period, changed.clone(), stopped.clone());
-            (changed, tokio::spawn(task))
-        };
-        let servers = servers.iter().map(start).collect();
-        Registrar { servers, changes, told, stop }
+        let shared = Arc::new(Shared {
+            timing: Timing { period, ..timing },
+            security,
+            what: Box::new(what),
+            changes: AtomicU64::new(0),
+            servers: Mutex::default(),
+            stopped,
+        });
+        shared.move_to(servers);
+        Registrar { shared, stop }
+    }
+
+    /// Registers where an address server says, and goes on asking it after each period.
+    pub fn follow(&self, from: AddressServer, period: Duration) {
+        let (shared, mut stopped) = (self.shared.clone(), self.shared.stopped.clone());
+        tokio::spawn(async move {
+            loop {
+                let pause = match from.fetch().await {
+                    Ok(servers) => {
+                        shared.move_to(&servers.0);
+                        period
+                    }
+                    Err(e) => {
+                        tracing::warn!("no name servers from {from}: {e}; asking again");
+                        period.min(ASK_AGAIN)
+                    }
+                };
+                if tokio::time::timeout(pause, stopped.changed()).await.is_ok() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// To be called with the servers to register at from now on.
+    pub fn mover(&self) -> MoveTo {
+        let shared = self.shared.clone();
+        Box::new(move |servers| shared.move_to(servers))
     }
 
     /// To be called when there is something new to register.
     pub fn changed(&self) -> impl Fn() + Send + Sync + 'static {
-        let servers: Vec<Arc<Notify>> = self.servers.iter().map(|(n, _)| n.clone()).collect();
-        let changes = self.changes.clone();
+        let shared = self.shared.clone();
         move || {
-            changes.fetch_add(1, Ordering::SeqCst);
-            servers.iter().for_each(|changed| changed.notify_one());
+            shared.changes.fetch_add(1, Ordering::SeqCst);
+            shared.servers().iter().for_each(|server| server.changed.notify_one());
         }
     }
 
     /// Waits until every server was told of what changed before the call, or could not be.
     pub fn told(&self) -> Told {
-        let (changes, told) = (self.changes.clone(), self.told.clone());
+        let shared = self.shared.clone();
         Box::new(move || {
-            let (changes, told) = (changes.load(Ordering::SeqCst), told.clone());
+            let changes = shared.changes.load(Ordering::SeqCst);
+            let told: Vec<_> = shared.servers().iter().map(|server| server.told.clone()).collect();
             Box::pin(async move {
-                for mut server in told {
-                    let _ = server.wait_for(|told| *told >= changes).await;
+                for mut told in told {
+                    let _ = told.wait_for(|told| *told >= changes).await;
                 }
             })
         })
@@ -166,8 +251,9 @@ impl Registrar {
     /// Unregisters everywhere.
     pub async fn stop(self) {
         let _ = self.stop.send(true);
-        for (_, task) in self.servers {
-            let _ = task.await;
+        let servers = std::mem::take(&mut *self.shared.servers());
+        for server in servers {
+            let _ = server.task.await;
         }
     }
 }
@@ -175,10 +261,7 @@ impl Registrar {
 /// One name server.
 struct Server {
     addr: String,
-    timeout: Duration,
-    security: Security,
-    what: Arc<dyn Fn() -> Registration + Send + Sync>,
-    changes: Arc<AtomicU64>,
+    shared: Arc<Shared>,
     told: watch::Sender<u64>,
     client: Option<Client>,
     /// Whether the last try went well; `None` before the first.
@@ -186,16 +269,11 @@ struct Server {
 }
 
 impl Server {
-    async fn run(
-        mut self,
-        period: Duration,
-        changed: Arc<Notify>,
-        mut stopped: watch::Receiver<bool>,
-    ) {
+    async fn run(mut self, changed: Arc<Notify>, mut stopped: watch::Receiver<bool>) {
         let mut retry = FIRST_RETRY;
         loop {
-            let changes = self.changes.load(Ordering::SeqCst);
-            let command = (self.what)().register();
+            let changes = self.shared.changes.load(Ordering::SeqCst);
+            let command = (self.shared.what)().register();
             let outcome = tokio::select! {
                 outcome = self.call(&command) => outcome,
                 _ = stopped.changed() => break,
@@ -204,7 +282,7 @@ impl Server {
             self.note(&outcome);
             let wait = if outcome.is_ok() {
                 retry = FIRST_RETRY;
-                period
+                self.shared.timing.period
             } else {
                 let wait = retry;
                 retry = (2 * retry).min(LAST_RETRY);
@@ -219,7 +297,7 @@ impl Server {
             }
         }
         if let Some(client) = &mut self.client {
-            let command = (self.what)().unregister();
+            let command = (self.shared.what)().unregister();
             match client.call(&command, UNREGISTER).await {
                 Ok(_) => tracing::info!("unregistered at name server {}", self.addr),
                 Err(e) => tracing::warn!("cannot unregister at name server {}: {e}", self.addr),
@@ -228,10 +306,11 @@ impl Server {
     }
 
     async fn call(&mut self, command: &Command) -> io::Result<()> {
+        let Timing { timeout, connect, buffers, .. } = self.shared.timing;
         // Taken: a call that is given up half-way leaves no connection behind.
         let answered = match self.client.take() {
             Some(mut client) => {
-                client.call(command, self.timeout).await.ok().map(|answer| (client, answer))
+                client.call(command, timeout).await.ok().map(|answer| (client, answer))
             }
             None => None,
         };
@@ -239,8 +318,9 @@ impl Server {
             Some(answered) => answered,
             // None yet, or it had ended meanwhile.
             None => {
-                let mut client = Client::connect_with(&self.addr, CONNECT, &self.security).await?;
-                let answer = client.call(command, self.timeout).await?;
+                let security = &self.shared.security;
+                let mut client = Client::connect_by(&self.addr, connect, security, buffers).await?;
+                let answer = client.call(command, timeout).await?;
                 (client, answer)
             }
         };

@@ -1,11 +1,12 @@
 //! A plain client: one request at a time, for talking to name servers.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 
 use super::command::{self, Command, Outgoing};
 use super::frame::{self, Encoding, FrameLimits, Parsed};
@@ -18,6 +19,38 @@ use crate::tls::{Connector, Stream};
 pub struct Security {
     pub tls: Option<Connector>,
     pub credentials: Option<Credentials>,
+}
+
+/// Bytes of the buffers of a connection; 0 leaves them to the system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Buffers {
+    pub receive: u32,
+    pub send: u32,
+}
+
+impl Buffers {
+    /// Connects to "host:port", trying each address that the name has.
+    async fn connect(&self, addr: &str) -> io::Result<TcpStream> {
+        let mut failed = io::Error::new(io::ErrorKind::NotFound, format!("{addr} has no address"));
+        for at in lookup_host(addr).await? {
+            match self.connect_to(at).await {
+                Ok(stream) => return Ok(stream),
+                Err(e) => failed = e,
+            }
+        }
+        Err(failed)
+    }
+
+    async fn connect_to(&self, addr: SocketAddr) -> io::Result<TcpStream> {
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        if self.receive > 0 {
+            socket.set_recv_buffer_size(self.receive)?;
+        }
+        if self.send > 0 {
+            socket.set_send_buffer_size(self.send)?;
+        }
+        socket.connect(addr).await
+    }
 }
 
 /// A connection to a server.
@@ -41,8 +74,18 @@ impl Client {
         timeout: Duration,
         security: &Security,
     ) -> io::Result<Client> {
+        Client::connect_by(addr, timeout, security, Buffers::default()).await
+    }
+
+    /// Connects to "host:port", with buffers of these sizes.
+    pub async fn connect_by(
+        addr: &str,
+        timeout: Duration,
+        security: &Security,
+        buffers: Buffers,
+    ) -> io::Result<Client> {
         let connect = async {
-            let stream = TcpStream::connect(addr).await?;
+            let stream = buffers.connect(addr).await?;
             stream.set_nodelay(true)?;
             match &security.tls {
                 Some(tls) => tls.connect(addr, stream).await,
@@ -108,5 +151,26 @@ impl Client {
                 return Ok(response);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn a_connection_has_the_buffers_that_are_asked_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let of = async |buffers: Buffers| {
+            let stream = buffers.connect(&addr).await.unwrap().into_std().unwrap();
+            let socket = TcpSocket::from_std_stream(stream);
+            (socket.recv_buffer_size().unwrap(), socket.send_buffer_size().unwrap())
+        };
+        let got = of(Buffers { receive: 30_000, send: 20_000 }).await;
+        // Linux takes as much again for itself.
+        assert!([30_000, 60_000].contains(&got.0) && [20_000, 40_000].contains(&got.1), "{got:?}");
+        assert_ne!(of(Buffers::default()).await, got);
     }
 }

@@ -60,7 +60,8 @@ impl Cluster {
             topics: broker.topics().all(),
             ..Registration::default()
         };
-        let timing = Timing { period: Duration::from_secs(60), timeout: TIMEOUT };
+        let timing =
+            Timing { period: Duration::from_secs(60), timeout: TIMEOUT, ..Timing::default() };
         let to = std::slice::from_ref(&names);
         let registrar = Registrar::start(to, timing, Default::default(), what);
         running.service.broker.on_topics_changed(Box::new(registrar.changed()));

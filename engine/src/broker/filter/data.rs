@@ -14,8 +14,6 @@ use crate::broker::persist::ConfigFile;
 use crate::error::Result;
 use crate::os::fs::Fs;
 
-/// What nobody has subscribed to for so long is forgotten (`filterDataCleanTimeSpan`), ms.
-const FORGET_MS: i64 = 24 * 3_600_000;
 /// Who was alive when a broker ended is taken to have left so long before the next start, ms.
 const LEFT_BEFORE_START_MS: i64 = 30_000;
 
@@ -174,11 +172,10 @@ impl Filters {
         self.lock().filter_data_by_topic.get(topic)?.group_filter_data.get(group).cloned()
     }
 
-    /// Saves what changed, and drops what is dead for long.
-    pub(in crate::broker) fn save(&self, now_ms: i64) -> Result<()> {
+    /// Saves what changed, and drops what is dead for `keep_ms`.
+    pub(in crate::broker) fn save(&self, now_ms: i64, keep_ms: i64) -> Result<()> {
         let mut table = self.lock();
-        let is_kept =
-            |data: &FilterData| data.dead_time == 0 || now_ms - data.dead_time < FORGET_MS;
+        let is_kept = |data: &FilterData| data.dead_time == 0 || now_ms - data.dead_time < keep_ms;
         if !table.all().all(|data| is_kept(data)) {
             table.filter_data_by_topic.retain(|_, of_topic| {
                 of_topic.group_filter_data.retain(|_, data| is_kept(data));
@@ -209,7 +206,7 @@ mod tests {
             filters.register("G", subs.iter().copied(), |s| s.expression != "bad", now);
         };
         put(&[Subscribed { expression_type: "TAG", ..sql("T", "*", 1) }, sql("U", "bad", 1)], 1);
-        filters.save(1).unwrap();
+        filters.save(1, 1000).unwrap();
         assert!(!path.exists(), "nothing to keep");
         put(&[sql("T", "a = 1", 5), sql("U", "b = 1", 5)], 10);
         put(&[sql("T", "a = 0", 4), sql("U", "b = 1", 6)], 20);
@@ -220,15 +217,15 @@ mod tests {
         assert_eq!((get("T").dead_time, get("T").dead, get("U").dead), (30, true, false));
         put(&[sql("T", "a = 1", 5), sql("U", "bad", 8)], 40);
         assert!(!get("T").dead && filters.get("U", "G").is_none());
-        filters.save(40).unwrap();
+        filters.save(40, 1000).unwrap();
 
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains("\"groupFilterData\"") && text.contains("\"clientVersion\": 5"));
         let again = open(100_000);
         assert_eq!(again.get("T", "G").unwrap().dead_time, 70_000, "nobody is there yet");
-        again.save(70_000 + FORGET_MS - 1).unwrap();
+        again.save(70_000 + 999, 1000).unwrap();
         assert!(again.get("T", "G").is_some());
-        again.save(70_000 + FORGET_MS).unwrap();
+        again.save(70_000 + 1000, 1000).unwrap();
         assert!(again.get("T", "G").is_none());
     }
 
