@@ -10,7 +10,11 @@ mod common;
 mod disk;
 
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use disk::{Disk, Plan, folder};
@@ -243,57 +247,97 @@ fn settle(root: &Path, flush: FlushPolicy, told: &Told, promised: bool, how: &st
     }
 }
 
-/// Takes a picture of the files, as a kill would leave them, whenever something changes.
-struct Camera {
-    root: std::path::PathBuf,
+/// Stops at each step: behind each record, before and after each call that changes a file.
+struct Steps {
     told: Arc<Mutex<Told>>,
-    pictures: Mutex<Vec<(TempDir, Told)>>,
+    at_each: Box<dyn Fn(Told) + Send + Sync>,
 }
 
-impl Camera {
-    fn click(&self, what: String) {
+impl Steps {
+    fn step(&self, what: String) {
         let mut told = self.told.lock().unwrap().clone();
         if !told.doing.is_empty() {
             told.doing += &format!(", {what}");
-            self.pictures.lock().unwrap().push((common::copy_of(&self.root), told));
+            (self.at_each)(told);
         }
     }
 }
 
-impl Watch for Camera {
+impl Watch for Steps {
     fn before(&self, call: &Call, path: &Path) -> std::io::Result<()> {
-        self.click(format!("before {call:?} of {}", path.display()));
+        self.step(format!("before {call:?} of {}", path.display()));
         Ok(())
     }
     fn after(&self, call: &Call, path: &Path) {
-        self.click(format!("after {call:?} of {}", path.display()));
+        self.step(format!("after {call:?} of {}", path.display()));
     }
 }
 
-#[test]
-fn a_kill_at_any_step_loses_and_doubles_nothing() {
-    let dir = folder();
-    let told = Arc::default();
-    let camera = Arc::new(Camera {
-        root: dir.path().to_owned(),
-        told: Arc::clone(&told),
-        pictures: Mutex::default(),
-    });
-    let weak: Weak<Camera> = Arc::downgrade(&camera);
+fn flush() -> FlushPolicy {
+    StoreConfig::at(Path::new("x")).flush
+}
+
+/// A whole life, with something done at each step.
+fn live_in_steps(root: &Path, at_each: Box<dyn Fn(Told) + Send + Sync>) {
+    let told: Arc<Mutex<Told>> = Arc::default();
+    let steps = Arc::new(Steps { told: told.clone(), at_each });
+    let weak: Weak<Steps> = Arc::downgrade(&steps);
     let wrote = move |topic: &str| {
-        if let Some(camera) = weak.upgrade() {
-            camera.click(format!("a record of {topic} written"));
+        if let Some(steps) = weak.upgrade() {
+            steps.step(format!("a record of {topic} written"));
         }
     };
-    let flush = StoreConfig::at(dir.path()).flush;
-    let house = open(dir.path(), Fs::watched(camera.clone()), flush, NOW, wrote);
+    let house = open(root, Fs::watched(steps), flush(), NOW, wrote);
     Life { house, told: &told, is_over: &|| false }.live();
-    let pictures = std::mem::take(&mut *camera.pictures.lock().unwrap());
-    assert!(pictures.len() > 100, "{}", pictures.len());
-    for (root, told) in &pictures {
-        settle(root.path(), flush, told, true, "a kill");
+}
+
+/// This test runs itself in a process that stops at a step, says what was acknowledged, and waits
+/// for its SIGKILL; for each step one.
+#[test]
+fn a_kill_at_any_step_loses_and_doubles_nothing() {
+    const ME: &str = "a_kill_at_any_step_loses_and_doubles_nothing";
+    const STOPPED: &str = "stopped: ";
+    if let Ok(at) = std::env::var("MQ_KILL_AT") {
+        let root = std::env::var_os("MQ_KILL_ROOT").unwrap();
+        let left = AtomicUsize::new(at.parse().unwrap());
+        let stop = move |told: Told| {
+            if left.fetch_sub(1, Ordering::SeqCst) == 1 {
+                let places = MESSAGES.iter().map(|m| told.acknowledged.contains(m));
+                let acknowledged: String = places.map(|is| if is { '1' } else { '0' }).collect();
+                println!("\n{STOPPED}{} {acknowledged} {}", told.now, told.doing);
+                loop {
+                    std::thread::park();
+                }
+            }
+        };
+        live_in_steps(Path::new(&root), Box::new(stop));
+        return;
     }
-    settle(dir.path(), flush, &told.lock().unwrap(), true, "a clean end");
+    for at in 1.. {
+        let dir = folder();
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", ME, "--nocapture"])
+            .env("MQ_KILL_AT", at.to_string())
+            .env("MQ_KILL_ROOT", dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let stopped = lines.map_while(Result::ok).find(|line| line.starts_with(STOPPED));
+        let Some(stopped) = stopped else {
+            let status = process.wait().unwrap();
+            assert!(status.success() && at > 100, "{status} at step {at}");
+            return;
+        };
+        process.kill().unwrap();
+        assert_eq!(process.wait().unwrap().signal(), Some(9));
+        let mut parts = stopped[STOPPED.len()..].splitn(3, ' ');
+        let now = parts.next().unwrap().parse().unwrap();
+        let places = parts.next().unwrap().chars().zip(MESSAGES);
+        let acknowledged = places.filter(|(is, _)| *is == '1').map(|(_, m)| m).collect();
+        let told = Told { acknowledged, now, doing: parts.next().unwrap().to_owned() };
+        settle(dir.path(), flush(), &told, true, "a SIGKILL");
+    }
 }
 
 /// Lives and has the power cut at some call, or behind some record. False if it never came.
@@ -331,7 +375,7 @@ fn cut(flush: FlushPolicy, plan: Plan, at_record: Option<u64>, seed: u64) -> boo
 
 #[test]
 fn a_power_cut_at_any_step_doubles_nothing_and_under_sync_flush_loses_nothing() {
-    for flush in [StoreConfig::at(Path::new("x")).flush, FlushPolicy::Sync] {
+    for flush in [flush(), FlushPolicy::Sync] {
         for after in [false, true] {
             let calls = (1..).take_while(|at| cut(flush, Plan::Cut { at: *at, after }, None, *at));
             assert!(calls.count() > 20);
