@@ -24,6 +24,7 @@ final class Consuming {
         into.put("tag-filter", Consuming::tags);
         into.put("sql-filter", Consuming::sql);
         into.put("pull", Consuming::pull);
+        into.put("pull-thresholds", Consuming::thresholds);
         into.put("consume-from", Consuming::from);
         into.put("offsets-kept", Consuming::offsetsKept);
     }
@@ -51,6 +52,33 @@ final class Consuming {
         kit.send(producer, topic, "t", "wake", 1);
         Kit.await(10, "wake-up", () -> a.got.size() + b.got.size() == 401);
         Kit.check(System.nanoTime() - start < 1_500_000_000L, "a waiting consumer got it after %d ms", (System.nanoTime() - start) / 1_000_000);
+    }
+
+    /** A consumer whose listener hangs asks for no more than it may hold back; then everything comes. */
+    private static void thresholds(Kit kit) throws Exception {
+        String topic = kit.topic(2);
+        List<String> bodies = kit.send(kit.producer(), topic, "t", "m", 200);
+        CountDownLatch open = new CountDownLatch(1);
+        Kit.Inbox inbox = new Kit.Inbox();
+        var consumer = kit.push(kit.name("group"), topic, "*", (MessageListenerConcurrently) (messages, context) -> {
+            try {
+                open.await();
+            } catch (InterruptedException e) {
+                return ConsumeConcurrentlyStatus.RECONSUME_LATER;
+            }
+            return inbox.consumeMessage(messages, context);
+        });
+        consumer.setPullThresholdForQueue(20);
+        consumer.setPullBatchSize(8);
+        kit.start(consumer);
+        Kit.balanced(topic, 2, consumer);
+        Callable<List<Long>> held = () -> consumer.getDefaultMQPushConsumerImpl().getRebalanceImpl().getProcessQueueTable().entrySet().stream()
+            .filter(e -> e.getKey().getTopic().equals(topic)).map(e -> e.getValue().getMsgCount().get()).collect(Collectors.toList());
+        Kit.await(30, "more than 20 of each queue", () -> held.call().stream().allMatch(n -> n > 20));
+        Thread.sleep(1000); // it would go on now
+        Kit.equal(List.of(24L, 24L), held.call(), "held back");
+        open.countDown();
+        inbox.expect(40, bodies);
     }
 
     private static void orderly(Kit kit) throws Exception {

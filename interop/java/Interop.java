@@ -15,6 +15,8 @@ public final class Interop {
         Set<String> standard = new LinkedHashSet<>(known.keySet());
         Rules.scenarios(known);
         known.put("group-refused", Rules::groupRefused);
+        known.put("far-behind", Rules::farBehind);
+        known.put("overload", Rules::overload);
         Load.scenarios(known);
         Servers.scenarios(known);
         Operating.scenarios(known);

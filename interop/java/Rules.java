@@ -4,6 +4,8 @@ import java.util.concurrent.atomic.AtomicInteger;
 import java.util.stream.Collectors;
 import org.apache.rocketmq.client.consumer.*;
 import org.apache.rocketmq.client.consumer.listener.*;
+import org.apache.rocketmq.client.exception.MQBrokerException;
+import org.apache.rocketmq.client.impl.consumer.PullResultExt;
 import org.apache.rocketmq.client.producer.*;
 import org.apache.rocketmq.common.message.*;
 
@@ -175,6 +177,66 @@ final class Rules {
         Kit.check(seconds >= 50, "handed over after %d s", seconds);
         Kit.check(wrong.isEmpty(), "%s", wrong);
         seen.forEach((queue, offsets) -> Kit.equal(20, new TreeSet<>(offsets).size(), "messages of queue " + queue));
+    }
+
+    /** At slaveReadEnable=true and accessMessageInMemoryMaxRatio=0, by which all that is there is far behind. */
+    static void farBehind(Kit kit) throws Exception {
+        String topic = kit.topic(1), group = kit.name("group");
+        Versioned.createGroup(kit.admin(), kit.broker(), group, 16);
+        List<String> bodies = kit.send(kit.producer(), topic, "t", "m", 20);
+        MessageQueue queue = new MessageQueue(topic, kit.brokers().keySet().iterator().next(), 0);
+        DefaultMQPullConsumer puller = kit.pull(group);
+        PullResultExt behind = (PullResultExt) puller.pull(queue, "*", 0, 32);
+        Kit.equal(8, behind.getMsgFoundList().size(), "messages of one pull, at maxTransferCountOnMessageInDisk=8");
+        Kit.equal(1, behind.getSuggestWhichBrokerId(), "broker suggested to who is behind");
+        PullResultExt end = (PullResultExt) puller.pull(queue, "*", 20, 32);
+        Kit.equal(PullStatus.NO_NEW_MSG, end.getPullStatus(), "status at the end");
+        Kit.equal(0, end.getSuggestWhichBrokerId(), "broker suggested to who keeps up");
+        puller.shutdown();
+        // There is no slave, so the master goes on serving who was sent to one.
+        Kit.Inbox inbox = new Kit.Inbox();
+        kit.start(kit.push(group, topic, "*", inbox));
+        inbox.expect(30, bodies);
+    }
+
+    /** At flushDiskType=SYNC_FLUSH, sendThreadPoolQueueCapacity=1 and sendMessageThreadPoolNums=1. */
+    static void overload(Kit kit) throws Exception {
+        String topic = kit.topic(1);
+        DefaultMQProducer producer = new DefaultMQProducer(kit.name("producer"));
+        producer.setRetryTimesWhenSendAsyncFailed(0);
+        kit.started(producer);
+        List<String> stored = new CopyOnWriteArrayList<>(kit.send(producer, topic, "t", "before", 5));
+        AtomicInteger refused = new AtomicInteger();
+        Queue<Throwable> wrong = new ConcurrentLinkedQueue<>();
+        int burst = 500;
+        CountDownLatch answers = new CountDownLatch(burst);
+        for (int i = 0; i < burst; i++) {
+            String body = "m" + i;
+            producer.send(Kit.message(topic, "t", body, body), new SendCallback() {
+                @Override
+                public void onSuccess(SendResult result) {
+                    stored.add(body);
+                    answers.countDown();
+                }
+
+                @Override
+                public void onException(Throwable e) {
+                    boolean busy = e instanceof MQBrokerException && ((MQBrokerException) e).getResponseCode() == 2
+                        && e.getMessage().contains("start flow control for a while");
+                    if (busy) {
+                        refused.incrementAndGet();
+                    } else {
+                        wrong.add(e);
+                    }
+                    answers.countDown();
+                }
+            });
+        }
+        Kit.check(answers.await(60, TimeUnit.SECONDS), "%d of %d not answered", answers.getCount(), burst);
+        Kit.check(wrong.isEmpty(), "%d other errors: %s", wrong.size(), wrong.peek());
+        Kit.check(refused.get() > 0 && stored.size() > 5, "%d refused, %d taken", refused.get(), stored.size() - 5);
+        stored.addAll(kit.send(producer, topic, "t", "after", 5));
+        Kit.sameSet(stored, kit.everything(topic).stream().map(Kit::text).collect(Collectors.toList()), "stored: what was not refused");
     }
 
     /** At autoCreateSubscriptionGroup=false. */
