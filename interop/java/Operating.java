@@ -108,11 +108,12 @@ final class Operating {
         String oldAddress = Kit.eventually(30, "the old broker", () -> Objects.requireNonNull(kit.brokers().get(oldName)));
         Flow plain = new Flow(kit.name("plain")), ordered = new Flow(kit.name("ordered"));
         String plainGroup = kit.name("plain_group"), orderedGroup = kit.name("ordered_group");
+        // The one name server may know the broker before the other.
         for (Flow flow : List.of(plain, ordered)) {
-            expect(mqadmin(kit, "updateTopic -c " + cluster + " -t " + flow.topic + " -r 4 -w 4"), "success");
+            eventually(kit, "updateTopic -c " + cluster + " -t " + flow.topic + " -r 4 -w 4", "success");
         }
         for (String group : List.of(plainGroup, orderedGroup)) {
-            expect(mqadmin(kit, "updateSubGroup -c " + cluster + " -g " + group), "success");
+            eventually(kit, "updateSubGroup -c " + cluster + " -g " + group, "success");
         }
         Set<String> failed = ConcurrentHashMap.newKeySet();
         for (int member = 0; member < 2; member++) {
@@ -145,11 +146,36 @@ final class Operating {
         }
         Kit.await(60, "messages on the new broker", () -> plain.at(newName) > 20 && ordered.at(newName) > 20);
 
+        // Transactions that are open when the old one is closed to producers: it asks about them, and delivers them.
+        AtomicBoolean closed = new AtomicBoolean();
+        TransactionMQProducer transactions = new TransactionMQProducer(kit.name("transactions"));
+        transactions.setTransactionListener(new TransactionListener() {
+            @Override
+            public LocalTransactionState executeLocalTransaction(Message message, Object argument) {
+                return LocalTransactionState.UNKNOW;
+            }
+
+            @Override
+            public LocalTransactionState checkLocalTransaction(MessageExt half) {
+                return closed.get() ? LocalTransactionState.COMMIT_MESSAGE : LocalTransactionState.UNKNOW;
+            }
+        });
+        kit.started(transactions);
+        Map<String, String> halves = new TreeMap<>();
+        for (int n = 0; n < 16; n++) {
+            String body = "transaction " + n;
+            halves.put(body, transactions.sendMessageInTransaction(Kit.message(plain.topic, "t", "k", body), null).getMessageQueue().getBrokerName());
+        }
+        Kit.check(halves.containsValue(oldName), "no transaction on the old broker: %s", halves);
+
         // 2. Producers leave the old one; consumers go on reading it.
         expect(mqadmin(kit, "wipeWritePerm -b " + oldName), " OK, ");
         awaitRest(plain, ordered, oldName);
         expect(mqadmin(kit, "updateBrokerConfig -b " + oldAddress + " -k brokerPermission -v 4"), "success");
         long left = plain.at(oldName) + ordered.at(oldName);
+        Kit.check(halves.keySet().stream().noneMatch(plain.consumed::contains), "a transaction that is open was shown");
+        closed.set(true);
+        Kit.await(60, "end of the transactions", () -> plain.consumed.containsAll(halves.keySet()));
 
         // 3. When everything is delivered and consumed, the old one goes. What was given back waits among the delayed ones.
         Kit.Condition consumed = () -> Stream.of(plainGroup, orderedGroup).allMatch(group -> {
@@ -178,6 +204,13 @@ final class Operating {
 
     private static void expect(String printed, String part) {
         Kit.check(printed.contains(part), "mqadmin says %s", printed);
+    }
+
+    private static void eventually(Kit kit, String command, String part) throws Exception {
+        Kit.eventually(30, command, () -> {
+            expect(mqadmin(kit, command), part);
+            return part;
+        });
     }
 
     /** Until for 3 s nothing more went to the broker. */
