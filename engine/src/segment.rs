@@ -222,6 +222,11 @@ impl Chain {
         Ok(())
     }
 
+    /// Whether [`Chain::remove`] was called.
+    pub fn is_removed(&self) -> bool {
+        self.is_removed.load(Ordering::Acquire)
+    }
+
     /// Removes the file that was made ahead and not used.
     pub fn drop_spare(&self) -> Result<()> {
         match self.spare.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -237,7 +242,7 @@ impl Chain {
             let mut folders: Vec<&Path> = self.dir().ancestors().take(self.names_later).collect();
             folders.reverse();
             if let Err(e) = folders.into_iter().try_for_each(|dir| self.fs.sync_dir(dir)) {
-                if self.is_removed.load(Ordering::Acquire) && !self.dir().exists() {
+                if self.is_removed() && !self.dir().exists() {
                     // Nothing is left to be named.
                     return Ok(());
                 }

@@ -441,7 +441,7 @@ fn choose_queue(asked: i32, topic: &TopicConfig) -> Result<i32, Refusal> {
 fn random_below(n: i32) -> i32 {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let part = COUNT.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9E37_79B9);
-    (u64::from(part) * u64::from(n.max(1).unsigned_abs()) >> 32) as i32
+    ((u64::from(part) * u64::from(n.max(1).unsigned_abs())) >> 32) as i32
 }
 
 struct BatchMessage<'a> {

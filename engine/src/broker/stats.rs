@@ -154,9 +154,8 @@ impl<V: Default> Table<V> {
         })
     }
     fn with(&self, name: &str, visit: impl FnOnce(&V)) {
-        match self.0.read().unwrap_or_else(PoisonError::into_inner).get(name) {
-            Some(value) => return visit(value),
-            None => {}
+        if let Some(value) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(name) {
+            return visit(value);
         }
         visit(&self.get_or_make(name));
     }

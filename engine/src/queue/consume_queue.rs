@@ -1,7 +1,7 @@
 //! One ConsumeQueue: unit `n` stands at byte `20 n` of a chain of files.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::codec::queue_unit::{UNIT_LEN, Unit};
@@ -33,8 +33,6 @@ pub struct ConsumeQueue {
     /// First unit whose record is still in the log.
     min: AtomicU64,
     flushed: AtomicU64,
-    /// It was deleted, or another is in its place.
-    gone: AtomicBool,
 }
 
 impl ConsumeQueue {
@@ -63,7 +61,6 @@ impl ConsumeQueue {
             max: AtomicU64::new(max),
             min: AtomicU64::new(min),
             flushed: AtomicU64::new(0),
-            gone: AtomicBool::new(false),
         })
     }
 
@@ -85,7 +82,6 @@ impl ConsumeQueue {
             next: AtomicU64::new(max),
             max: AtomicU64::new(max),
             flushed: AtomicU64::new(max),
-            gone: AtomicBool::new(false),
         }
     }
 
@@ -98,15 +94,9 @@ impl ConsumeQueue {
     pub fn chain(&self) -> &Chain {
         &self.chain
     }
-    /// Whether a record's unit belongs here.
+    /// Whether a record's unit belongs here; not if the queue was deleted.
     pub fn is_of(&self, record: &Record<'_>) -> bool {
-        self.id == record.queue_id()
-            && *self.topic == *record.topic()
-            && !self.gone.load(Ordering::Acquire)
-    }
-    /// Has [`ConsumeQueue::is_of`] deny everything.
-    pub(super) fn has_gone(&self) {
-        self.gone.store(true, Ordering::Release);
+        self.id == record.queue_id() && *self.topic == *record.topic() && !self.chain.is_removed()
     }
     /// The counter of offsets for [`crate::log::commit_log::CommitLog::append`].
     pub fn next(&self) -> &AtomicU64 {
@@ -318,7 +308,6 @@ impl ConsumeQueue {
             max: AtomicU64::new(max),
             min: AtomicU64::new(self.min_offset().min(max)),
             flushed: AtomicU64::new(0),
-            gone: AtomicBool::new(false),
         })
     }
 

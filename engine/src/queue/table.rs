@@ -182,10 +182,7 @@ impl QueueTable {
     pub fn replace(&self, queue: ConsumeQueue) -> Arc<ConsumeQueue> {
         let queue = Arc::new(queue);
         let mut queues = self.queues.write().unwrap_or_else(PoisonError::into_inner);
-        let of_topic = queues.entry(queue.topic().clone()).or_default();
-        if let Some(old) = of_topic.insert(queue.id(), queue.clone()) {
-            old.has_gone();
-        }
+        queues.entry(queue.topic().clone()).or_default().insert(queue.id(), queue.clone());
         queue
     }
 
@@ -216,11 +213,7 @@ impl QueueTable {
             queue.chain().remove()?;
         }
         // Not before: where a file could not be removed, the next attempt must find it.
-        if let Some(of_topic) =
-            self.queues.write().unwrap_or_else(PoisonError::into_inner).remove(topic)
-        {
-            of_topic.values().for_each(|queue| queue.has_gone());
-        }
+        self.queues.write().unwrap_or_else(PoisonError::into_inner).remove(topic);
         self.batches.write().unwrap_or_else(PoisonError::into_inner).remove(topic);
         if is_folder_name(topic) {
             let _ = self.fs.remove_dir(&self.dir.join(topic));
