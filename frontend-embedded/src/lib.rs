@@ -22,8 +22,8 @@
 //! [`Mq::reader`] reads without one, [`Mq::transactions`] sends what may be taken back. The
 //! folder `examples` has a program for each use.
 //!
-//! Features: `stream` for [`DeliveryStream`], `tcp` to serve the open store to RocketMQ clients
-//! with [`Mq::serve`], and [`TestBroker`].
+//! Features: `stream` for `DeliveryStream`, `tcp` to serve the open store to RocketMQ clients
+//! with `Mq::serve`, and `TestBroker`.
 
 #![warn(missing_docs)]
 
