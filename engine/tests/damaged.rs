@@ -367,3 +367,35 @@ fn units_of_lost_messages_stop_no_reader() {
     assert_eq!([unit(1, 2), unit(1, 3)], [unit(1, 1); 2]);
     assert!(unit(1, 39).is_filler());
 }
+
+/// A power cut took the log and the first file of a queue, and left the name of its second one. What
+/// comes then must not get the offsets that follow: nothing in front of it makes them believable.
+#[test]
+fn a_queue_without_a_log_begins_anew() {
+    for damage in ["missing", "empty"] {
+        let dir = filled(false);
+        std::fs::remove_dir_all(dir.path().join("commitlog")).unwrap();
+        std::fs::remove_file(dir.path().join("checkpoint")).ok();
+        let queue = dir.path().join("consumequeue/T/0");
+        let mut files: Vec<_> = std::fs::read_dir(&queue).unwrap().map(|f| f.unwrap()).collect();
+        files.sort_by_key(|file| file.file_name());
+        for (n, file) in files.iter().enumerate() {
+            match (n, damage) {
+                (1, _) => {
+                    let len = file.metadata().unwrap().len() as usize;
+                    std::fs::write(file.path(), vec![0; len]).unwrap();
+                }
+                (0, "empty") => std::fs::write(file.path(), "").unwrap(),
+                _ => std::fs::remove_file(file.path()).unwrap(),
+            }
+        }
+        let (store, _) = open(dir.path());
+        for n in 0..3 {
+            append(&store, n);
+        }
+        assert_holds(&store, 3);
+        let (store, report) = open(copy_of(dir.path()).path());
+        assert_eq!(report.damage, [], "{report}");
+        assert_holds(&store, 3);
+    }
+}
