@@ -66,6 +66,9 @@ class Test(unittest.TestCase):
     def test_waiting_ends_with_a_signal_and_when_the_consumer_is_closed(self):
         with tempfile.TemporaryDirectory() as folder, Mq(folder) as mq:
             consumer = mq.consumer("g", "T")
+            # Whoever started this may ignore the signal.
+            before = signal.signal(signal.SIGINT, signal.default_int_handler)
+            self.addCleanup(signal.signal, signal.SIGINT, before)
             start = time.monotonic()
             with self.assertRaises(KeyboardInterrupt):
                 threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
