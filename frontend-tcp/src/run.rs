@@ -30,12 +30,12 @@ use crate::metrics::{self, Metrics};
 use crate::server::{self, Limits, Sockets};
 use crate::tls::{self, TlsError};
 
-/// How often pulls whose time is over are answered, and silent clients looked for.
-const EXPIRE_HOLDS: Duration = Duration::from_millis(250);
+/// How often silent clients are looked for.
 const EXPIRE_CLIENTS: Duration = Duration::from_secs(10);
 /// How often groups that read too slowly are looked for.
 const PROTECT: Duration = Duration::from_secs(180);
-/// How often files of access control and TLS are looked at.
+/// How often pulls whose time is over are answered, and files of access control and TLS looked at: at once,
+/// as a broker at rest wakes for nothing else.
 pub(crate) const WATCH: Duration = Duration::from_millis(500);
 
 /// What a broker process is started with.
@@ -392,12 +392,10 @@ pub async fn serve(
         watched = Some(tokio::spawn(metrics::http::serve(listener, service.clone())));
     }
     service.broker.run_background().map_err(io::Error::other)?;
-    tasks.push(every(EXPIRE_HOLDS, &service, stopped.clone(), |s| {
-        s.holds.expire_step(s.broker.now_ms());
-    }));
     tasks.push(every(EXPIRE_CLIENTS, &service, stopped.clone(), |s| s.expire_step()));
     tasks.push(every(PROTECT, &service, stopped.clone(), |s| s.protect_step()));
     tasks.push(every(WATCH, &service, stopped, |s| {
+        s.holds.expire_step(s.broker.now_ms());
         s.tls.reload_step();
         if let Some(acl) = &s.acl {
             acl.reload_step();
