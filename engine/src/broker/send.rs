@@ -227,7 +227,8 @@ impl Broker {
         if messages.is_empty() {
             return Err(malformed());
         }
-        let appended = self.append_from(start_us, Known::of(m.properties).kind(), &messages)?;
+        let known = Known::of(m.properties);
+        let appended = self.append_from(start_us, known.kind(), &messages)?;
         let host = self.store.log().store_host();
         let mut at = appended.physical_offset;
         let before_last = &messages[..messages.len() - 1];
@@ -237,8 +238,7 @@ impl Broker {
             at
         });
         let further = further.collect();
-        let wait = !Known::of(m.properties).no_wait;
-        Ok(Sent { appended, queue_id, further, wait })
+        Ok(Sent { appended, queue_id, further, wait: !known.no_wait })
     }
 
     /// Writes into a message where it came in: those who reply find their way by it, and

@@ -45,6 +45,14 @@ pub struct Sample {
     pub bytes: u64,
 }
 
+impl Sample {
+    fn add(&mut self, more: &Sample) {
+        self.times += more.times;
+        self.value += more.value;
+        self.bytes += more.bytes;
+    }
+}
+
 /// Over which time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Span {
@@ -77,12 +85,6 @@ impl Counter {
         self.times.fetch_add(1, Relaxed);
         self.value.fetch_add(value, Relaxed);
         self.bytes.fetch_add(bytes, Relaxed);
-    }
-
-    fn add_sample(&self, more: &Sample) {
-        self.times.fetch_add(more.times, Relaxed);
-        self.value.fetch_add(more.value, Relaxed);
-        self.bytes.fetch_add(more.bytes, Relaxed);
     }
 
     /// Everything since the start.
@@ -292,7 +294,7 @@ pub struct Stats {
     pub started_ms: i64,
     /// Messages that were stored, as of the last [`Stats::puts`], and those of topics that are gone.
     puts: Counter,
-    gone_puts: Counter,
+    gone_puts: Mutex<Sample>,
     pub failed_puts: Counter,
     /// Messages that were given.
     pub gets: Counter,
@@ -337,10 +339,8 @@ impl Stats {
 
     /// Messages that were stored: what topics count, added up when somebody asks.
     pub fn puts(&self) -> &Counter {
-        let sum = Counter::default();
-        sum.add_sample(&self.gone_puts.total());
-        self.topics.for_each(|topic| sum.add_sample(&topic.puts.total()));
-        let sum = sum.total();
+        let mut sum = *lock(&self.gone_puts);
+        self.topics.for_each(|topic| sum.add(&topic.puts.total()));
         // Who asks at the same time may have seen less.
         self.puts.times.fetch_max(sum.times, Relaxed);
         self.puts.value.fetch_max(sum.value, Relaxed);
@@ -405,7 +405,7 @@ impl Stats {
 
     pub(super) fn forget_topic(&self, topic: &str) {
         if let Some(topic) = self.topics.remove(topic) {
-            self.gone_puts.add_sample(&topic.puts.total());
+            lock(&self.gone_puts).add(&topic.puts.total());
         }
         self.groups.remove(topic);
     }

@@ -4,11 +4,10 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use mq_broker::run::{self, Settings};
-use mq_store::codec::record::Message;
 use mq_store::config::StoreConfig;
 use serde_json::Value;
 
-use crate::{LOG_FILE, START, flip, json, log_file, numbers, open, run as inspect, store};
+use crate::{LOG_FILE, flip, json, log_file, message, numbers, open, run as inspect, store};
 
 /// What must be the same of a message in both stores.
 fn fields(messages: &[Value]) -> Vec<Value> {
@@ -164,19 +163,7 @@ fn following_shows_what_comes_and_no_more() {
     let append = |topic, n: u64| {
         let body = vec![b'x'; 700];
         let properties = format!("n\u{1}{n}\u{2}");
-        let message = Message {
-            topic,
-            queue_id: 0,
-            flag: 0,
-            sys_flag: 0,
-            born_timestamp: START,
-            born_host: "127.0.0.1:1".parse().unwrap(),
-            reconsume_times: 0,
-            prepared_transaction_offset: 0,
-            body: &body,
-            properties: properties.as_bytes(),
-        };
-        store.append(&message).unwrap();
+        store.append(&message(topic, &body, properties.as_bytes())).unwrap();
     };
     let mut lines = BufReader::new(tool.stdout.take().unwrap()).lines();
     // Over several files; the first is shown before the last is written.

@@ -7,7 +7,7 @@ use mq_store::codec::record::{Message, body_crc, sys_flag};
 use serde_json::Value;
 
 use crate::{
-    Damage, Files, LOG_FILE, START, files, flip, json, log_file, numbers, open, run, store,
+    Damage, Files, LOG_FILE, START, files, flip, json, log_file, message, numbers, open, run, store,
 };
 
 #[test]
@@ -211,19 +211,8 @@ fn crcs_of_whole_records() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let places = [0; 5].map(|_| {
-        let message = Message {
-            topic: "Summed",
-            queue_id: 0,
-            flag: 0,
-            sys_flag: 0,
-            born_timestamp: START,
-            born_host: "127.0.0.1:1".parse().unwrap(),
-            reconsume_times: 0,
-            prepared_transaction_offset: 0,
-            body: b"x",
-            // We write none: this keeps its place.
-            properties: b"__crc32#\x010000000000\x02",
-        };
+        // We write none: this keeps its place.
+        let message = message("Summed", b"x", b"__crc32#\x010000000000\x02");
         store.append(&message).unwrap().physical_offset
     });
     drop(store);
@@ -267,16 +256,9 @@ fn a_message_says_what_it_means() {
     let store = open(dir.path());
     let append = |topic, sys_flag, half, body: &[u8], properties: &str| {
         let message = Message {
-            topic,
-            queue_id: 0,
-            flag: 0,
             sys_flag,
-            born_timestamp: START,
-            born_host: "127.0.0.1:1".parse().unwrap(),
-            reconsume_times: 0,
             prepared_transaction_offset: half,
-            body,
-            properties: properties.as_bytes(),
+            ..message(topic, body, properties.as_bytes())
         };
         store.append(&message).unwrap().physical_offset as i64
     };

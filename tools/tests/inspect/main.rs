@@ -23,6 +23,22 @@ use serde_json::Value;
 const START: i64 = 1_795_467_835_737;
 const LOG_FILE: u64 = 16 * 1024;
 
+/// A message for queue 0, sent at the start.
+fn message<'a>(topic: &'a str, body: &'a [u8], properties: &'a [u8]) -> Message<'a> {
+    Message {
+        topic,
+        queue_id: 0,
+        flag: 0,
+        sys_flag: 0,
+        born_timestamp: START,
+        born_host: "127.0.0.1:1".parse().unwrap(),
+        reconsume_times: 0,
+        prepared_transaction_offset: 0,
+        body,
+        properties,
+    }
+}
+
 /// Ninety messages of Orders in three queues, a second apart; one compressed of each kind.
 fn open(root: &Path) -> MessageStore {
     let config = StoreConfig {
@@ -36,16 +52,11 @@ fn open(root: &Path) -> MessageStore {
     let (store, _) = MessageStore::open_with(config, fs, clock.clone(), &mut |_, _| {}).unwrap();
     let append = |topic, queue_id, sys_flag, body: &[u8], properties: &str| {
         let message = Message {
-            topic,
             queue_id,
             flag: 7,
             sys_flag,
-            born_timestamp: START,
             born_host: "[fd00::9]:5000".parse().unwrap(),
-            reconsume_times: 0,
-            prepared_transaction_offset: 0,
-            body,
-            properties: properties.as_bytes(),
+            ..message(topic, body, properties.as_bytes())
         };
         store.append(&message).unwrap();
         clock.advance(1000);

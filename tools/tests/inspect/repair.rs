@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use mq_store::codec::record::Message;
 use mq_store::config::StoreConfig;
 use mq_store::store::{MessageStore, ReadLimits, as_record};
 use serde_json::Value;
 
-use crate::{Damage, Files, LOG_FILE, files, flip, json, log_file, numbers, open, run, store};
+use crate::{
+    Damage, Files, LOG_FILE, files, flip, json, log_file, message, numbers, open, run, store,
+};
 
 /// Where the message n of Orders stands, and how long it is.
 fn place(store: &Path, n: u64) -> (u64, u64) {
@@ -80,19 +81,7 @@ fn lost_by(damage: Damage<'_>) -> (Vec<u64>, String) {
     }
     // The store goes on.
     let (store, _) = MessageStore::open(StoreConfig::at(root)).unwrap();
-    let message = Message {
-        topic: "Orders",
-        queue_id: 0,
-        flag: 0,
-        sys_flag: 0,
-        born_timestamp: 0,
-        born_host: "127.0.0.1:1".parse().unwrap(),
-        reconsume_times: 0,
-        prepared_transaction_offset: 0,
-        body: b"new",
-        properties: b"",
-    };
-    store.append(&message).unwrap();
+    store.append(&message("Orders", b"new", b"")).unwrap();
     drop(store);
     assert_eq!(run(root, &["verify"]).0, 0);
     ((0..90).filter(|n| !served.contains(n)).collect(), out)
