@@ -122,7 +122,7 @@ impl IndexFile {
                     let newest = i32::from_be_bytes([slot[0], slot[1], slot[2], slot[3]]);
                     let previous = if newest > 0 && newest < header.count { newest } else { 0 };
                     slot.copy_from_slice(&header.count.to_be_bytes());
-                    let seconds = (key.store_time - header.begin_time).max(0) / 1000;
+                    let seconds = key.store_time.saturating_sub(header.begin_time).max(0) / 1000;
                     let seconds = i32::try_from(seconds).unwrap_or(i32::MAX);
                     let item = Item { hash: key.hash, offset: key.offset, seconds, previous };
                     let item_at = self.shape.item_at(header.count as u32);
@@ -173,7 +173,7 @@ impl IndexFile {
         // Each item points to an older one, or the chain is damaged and ends here.
         while n > 0 && n < bound {
             let Some(item) = self.item(n) else { return };
-            let time = header.begin_time + i64::from(item.seconds) * 1000;
+            let time = header.begin_time.saturating_add(i64::from(item.seconds) * 1000);
             if item.hash == hash && !visit(&item, time) {
                 return;
             }
@@ -492,6 +492,22 @@ mod tests {
             assert_eq!(index.query("T", "BBBB", 3, 0, i64::MAX).offsets, [4700, 4800, 4900]);
             assert_eq!(index.query("T", "all", 99, 3_000, 5_000).offsets, [300, 400, 500]);
             assert!(index.query("U", "all", 99, 0, i64::MAX).offsets.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_begin_time_that_cannot_be_is_borne() {
+        let dir = tempfile::tempdir().unwrap();
+        put(&open(dir.path(), i64::MAX), 100, 1000, "k");
+        for time in [i64::MIN, i64::MAX] {
+            let path = list_index(dir.path()).unwrap().remove(0);
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[..8].copy_from_slice(&time.to_be_bytes());
+            std::fs::write(path, bytes).unwrap();
+            let index = open(dir.path(), i64::MAX);
+            put(&index, 200, 2000, "k");
+            let found = index.query("T", "k", 9, i64::MIN, i64::MAX);
+            assert_eq!(found.offsets, [100, 200], "{time}");
         }
     }
 

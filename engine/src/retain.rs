@@ -58,7 +58,7 @@ impl Retain {
             let forced = config.may_force && now.used > config.force_clean;
             let files = chain.all();
             let expired = match files.as_slice() {
-                [_, next, ..] => is_expired(config, next, now.ms),
+                [first, next, ..] => is_expired(config, first, next, now.ms),
                 _ => return Ok(gone),
             };
             if !(forced || due && expired) || chain.drop_first()?.is_none() {
@@ -71,13 +71,15 @@ impl Retain {
 }
 
 /// A file's last record is no newer than the first of the next file, so that tells its age. (A
-/// file's modification time does not: a copied store would never age.)
-fn is_expired(config: &Retention, next: &Segment, now_ms: i64) -> bool {
+/// file's modification time does not: a copied store would never age.) Nothing covers a store time, so
+/// the file's own first record has to agree.
+fn is_expired(config: &Retention, first: &Segment, next: &Segment, now_ms: i64) -> bool {
     let reserved = i64::try_from(config.reserved_hours).unwrap_or(i64::MAX).saturating_mul(HOUR_MS);
-    match decode(next.tail(next.base)) {
-        Ok(Entry::Record(r)) => r.store_timestamp().saturating_add(reserved) < now_ms,
-        _ => false,
-    }
+    let is_old = |file: &Segment| match decode(file.tail(file.base)) {
+        Ok(Entry::Record(r)) => Some(r.store_timestamp().saturating_add(reserved) < now_ms),
+        _ => None,
+    };
+    is_old(next) == Some(true) && is_old(first) != Some(false)
 }
 
 #[cfg(test)]

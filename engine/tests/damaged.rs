@@ -3,10 +3,16 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::*;
 use mq_store::codec::checkpoint::Checkpoint;
 use mq_store::index::list_index;
+use mq_store::log::commit_log::Appended;
+use mq_store::os::clock::ManualClock;
+use mq_store::os::fs::Fs;
 use mq_store::segment::file_name;
+use mq_store::store::MessageStore;
 
 const COUNT: u64 = 400;
 
@@ -265,7 +271,7 @@ fn zeros_in_a_closed_log_are_no_end() {
 }
 
 /// Where message `n` stands, which [`append`] put there, and a byte of its body.
-fn body_of(store: &mq_store::store::MessageStore, n: u64) -> (u64, u64) {
+fn body_of(store: &MessageStore, n: u64) -> (u64, u64) {
     let at = store.queues().get("T", (n % 3) as i32).unwrap().get(n / 3).unwrap().offset;
     (at, at + 88)
 }
@@ -397,5 +403,72 @@ fn a_queue_without_a_log_begins_anew() {
         let (store, report) = open(copy_of(dir.path()).path());
         assert_eq!(report.damage, [], "{report}");
         assert_holds(&store, 3);
+    }
+}
+
+/// Nothing covers a store time. One that is wrong hides no message behind other damage, and does not
+/// become that of new messages; nor does a clock that was set back.
+#[test]
+fn a_store_time_that_is_ahead_hides_nothing() {
+    let now = 1_795_467_835_737;
+    for (late, lost) in [(10, 11), (10, 200), (0, 1), (398, 399)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = open(dir.path());
+        let places: Vec<u64> = (0..COUNT).map(|n| append(&store, n)).collect();
+        let killed = copy_of(dir.path());
+        let in_a_year = i64::to_be_bytes(now + 365 * 86_400_000);
+        overwrite(killed.path(), places[late] + 56, &in_a_year);
+        overwrite(killed.path(), places[lost], &[b'x'; 50]);
+        let (store, report) = open(killed.path());
+        for queue in 0..3 {
+            let want = |n: &u64| n % 3 == queue && *n != lost as u64;
+            let want: Vec<u64> = (0..COUNT).filter(want).collect();
+            assert_eq!(numbers(&store, "T", queue as i32), want, "{late} {lost}: {report}");
+        }
+        let appended = store.append(&message("T", 1, b"body 400 ")).unwrap();
+        assert_eq!(appended.store_timestamp, now, "{late}");
+    }
+
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(now));
+    let (config, fs) = (config(dir.path()), Fs::default());
+    let (store, _) = MessageStore::open_with(config, fs, clock.clone(), &mut |_, _| {}).unwrap();
+    let mut times = Vec::new();
+    for n in 0..COUNT {
+        // Back and forth by a little, once by an hour.
+        clock.advance(if n == 100 { -3_600_000 } else { (n as i64 % 3) * 10 - 9 });
+        let body = format!("body {n} ");
+        times.push(store.append(&message("T", 0, body.as_bytes())).unwrap());
+    }
+    let backwards = |w: &&[Appended]| w[0].store_timestamp > w[1].store_timestamp;
+    assert_eq!(times.windows(2).filter(backwards).count(), 1, "a small step back is none");
+    let killed = copy_of(dir.path());
+    overwrite(killed.path(), times[200].physical_offset, &[b'x'; 50]);
+    let (store, report) = open(killed.path());
+    let want: Vec<u64> = (0..COUNT).filter(|n| *n != 200).collect();
+    assert_eq!(numbers(&store, "T", 0), want, "{report}");
+}
+
+/// Where topics are not known either, lost queues are not taken for those of deleted topics, as nothing
+/// intact in the last file says otherwise.
+#[test]
+fn queues_that_are_lost_with_the_settings_are_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let places: Vec<_> = (0..COUNT).map(|n| append(&store, n)).collect();
+    let killed = copy_of(dir.path());
+    std::fs::remove_dir_all(killed.path().join("consumequeue")).unwrap();
+    let time = 1_795_467_835_737 + 5000;
+    let checkpoint = Checkpoint { log_time: time, queue_time: time, ..Checkpoint::default() };
+    std::fs::write(killed.path().join("checkpoint"), checkpoint.encode()).unwrap();
+    let last = places[places.len() - 1] / LOG_FILE as u64 * LOG_FILE as u64;
+    overwrite(killed.path(), last + 88, b"x");
+    let second = places.iter().find(|at| **at > last).unwrap();
+    overwrite(killed.path(), *second, &vec![b'x'; LOG_FILE - (second - last) as usize]);
+    let (store, report) = open(killed.path());
+    let left = places.iter().filter(|at| **at < last).count() as u64;
+    for queue in 0..3 {
+        let want: Vec<u64> = (0..left).filter(|n| n % 3 == queue).collect();
+        assert_eq!(numbers(&store, "T", queue as i32), want, "{report}");
     }
 }

@@ -5,6 +5,7 @@
 mod common;
 
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -15,6 +16,7 @@ use mq_store::config::{Retention, StoreConfig};
 use mq_store::log::flush::FlushPolicy;
 use mq_store::os::clock::ManualClock;
 use mq_store::os::fs::{Call, Fs, Watch};
+use mq_store::segment::file_name;
 use mq_store::store::{MessageStore, ReadLimits, ReadStatus};
 use mq_store::{Error, Limit};
 
@@ -405,6 +407,25 @@ fn old_files_go_and_everything_follows() {
     let (store, report) = open(dir.path());
     assert!(report.fast, "{report}");
     assert_eq!((store.min_offset("T", 0), numbers(&store, "T", 0)), (min, left));
+}
+
+/// Nothing covers a store time; one that says that a file is old is not enough.
+#[test]
+fn no_file_goes_for_one_old_time() {
+    let (dir, store) = filled();
+    let begins_old = |file: u64| {
+        let path = dir.path().join("commitlog").join(file_name(file * LOG_FILE as u64));
+        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.write_all_at(&1i64.to_be_bytes(), 56).unwrap();
+    };
+    let gone = || {
+        store.delete_expired().unwrap();
+        store.log().min_offset() / LOG_FILE as u64
+    };
+    begins_old(1);
+    assert_eq!(gone(), 0);
+    begins_old(0);
+    assert_eq!(gone(), 1);
 }
 
 #[test]

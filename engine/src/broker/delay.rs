@@ -6,7 +6,7 @@
 //! was saved: what a crash kept from being saved stands behind, and is found there at the start.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, RangeInclusive};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,8 +28,8 @@ use crate::store::{MessageStore, as_record};
 /// Messages of one level that are delivered before the next level gets its turn.
 const A_TURN: usize = 1024;
 
-/// A clock that was set back makes messages late, and by no more than this, ms.
-const CLOCK_SLACK_MS: i64 = 3_600_000;
+/// A clock that was set back makes messages late by no more than their delay, but for that much, ms.
+const CLOCK_SLACK_MS: RangeInclusive<i64> = 1000..=3_600_000;
 
 /// At most so many messages in a row that could not be delivered are passed by when the one is
 /// looked for that was.
@@ -227,7 +227,8 @@ impl Broker {
         let next = queue.for_each(from, |_, unit| {
             // Much further ahead than its delay: the clock was far ahead once, or the level is
             // shorter now. Better early than held up for as long as that.
-            let too_far = unit.tags_code > now.saturating_add(delay_ms + CLOCK_SLACK_MS);
+            let slack = delay_ms.clamp(*CLOCK_SLACK_MS.start(), *CLOCK_SLACK_MS.end());
+            let too_far = unit.tags_code > now.saturating_add(delay_ms + slack);
             let at = if too_far { now } else { unit.tags_code };
             if at > now || turn == A_TURN {
                 due = Some(at);

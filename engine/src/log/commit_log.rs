@@ -18,6 +18,9 @@ const ALLOCATE_STEP: usize = 16 << 20;
 /// Pages are made ready at least and at most this far ahead of the writer.
 const AHEAD: std::ops::RangeInclusive<u64> = 8 << 20..=64 << 20;
 
+/// Clocks of several threads, and one that is being corrected, go back by no more than this, ms.
+const CLOCK_SLACK_MS: i64 = 1000;
+
 /// Syncs that write more than this change extents of the file as well.
 const SMALL_SYNC: u64 = 48 << 10;
 
@@ -103,7 +106,7 @@ struct Ahead {
 struct Tail {
     writer: Option<Writer>,
     base: u64,
-    /// Store times never go back, whatever the clock does.
+    /// Store time of the last record, ms.
     last_time: i64,
     /// Nothing more is written: the store is closed.
     sealed: bool,
@@ -124,7 +127,7 @@ impl Drop for Locked<'_> {
 
 impl CommitLog {
     /// The log of `chain`, whose last file is written on behind its published bytes.
-    /// `last_time` is the store time of its last record.
+    /// `last_time` is the latest store time of its records, ms.
     pub fn new(
         chain: Chain,
         store_host: SocketAddr,
@@ -245,7 +248,9 @@ impl CommitLog {
         let Tail { writer: Some(writer), base, last_time, .. } = tail else {
             unreachable!("rolling leaves a writer");
         };
-        let store_timestamp = now_ms.max(*last_time);
+        // In order, but for a clock that was set back, or a damaged time in the log.
+        let is_ahead = *last_time > now_ms.saturating_add(CLOCK_SLACK_MS);
+        let store_timestamp = if is_ahead { now_ms } else { now_ms.max(*last_time) };
         let physical_offset = *base + writer.position() as u64;
         let queue_offset = next_queue_offset.load(Ordering::Relaxed);
         let mut next = queue_offset;

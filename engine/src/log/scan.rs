@@ -39,7 +39,7 @@ pub struct End {
     pub at: u64,
     /// Why no record stands at `at`.
     pub why: Why,
-    /// Store time of the last record, ms.
+    /// The latest store time of a record, ms.
     pub last_time: i64,
 }
 
@@ -64,6 +64,7 @@ pub fn walk(
     mut visit: impl FnMut(Step<'_>) -> ControlFlow<()>,
 ) -> End {
     let mut end = End { at: from, why: Why::Zeros, last_time: checks.last_time };
+    let mut before = [(checks.last_time, None); 2];
     let mut n = 0;
     while n < segments.len() {
         let segment = &segments[n];
@@ -88,13 +89,14 @@ pub fn walk(
                         let bad = checked.then(|| r.check_body().err()).flatten();
                         match bad {
                             None => end.last_time = end.last_time.max(r.store_timestamp()),
-                            Some(why) if resync(segments, n, behind, end.last_time).is_none() => {
+                            Some(why) if resync(segments, n, behind, before).is_none() => {
                                 // With nothing behind it, a torn write and not damage.
                                 end.why = why.into();
                                 return end;
                             }
                             Some(_) => {}
                         }
+                        before = [before[1], (r.store_timestamp(), Some(at))];
                         end.at = behind;
                         let step = if bad.is_some() { Step::BadBody(r) } else { Step::Record(r) };
                         if visit(step).is_break() {
@@ -113,7 +115,7 @@ pub fn walk(
             }
         };
         end.why = why;
-        let Some(to) = resync(segments, n, at + 1, end.last_time) else { return end };
+        let Some(to) = resync(segments, n, at + 1, before) else { return end };
         if visit(Step::Hole { from: at, to, why }).is_break() {
             return end;
         }
@@ -123,9 +125,20 @@ pub fn walk(
     end
 }
 
-/// The first intact record from `from` on that is no older than `not_before`. What an earlier
-/// life of a file left behind its end is older than the records before it.
-fn resync(segments: &[Segment], n: usize, from: u64, not_before: i64) -> Option<u64> {
+/// Store time of a record, and where it stands, if its body is still to be looked at.
+type Stored = (i64, Option<u64>);
+
+/// The first intact record from `from` on that is no older than the two `before`. What an earlier life of
+/// a file left behind its end is older. Two, because nothing covers a store time: a damaged one, or a
+/// clock that was set back, must not hide what follows.
+fn resync(segments: &[Segment], n: usize, from: u64, before: [Stored; 2]) -> Option<u64> {
+    let is_intact = |at: u64| {
+        let holder = segments.iter().find(|s| s.base <= at && at < s.limit());
+        let entry = holder.map(|s| record::decode(s.tail(at)));
+        matches!(entry, Some(Ok(Entry::Record(r))) if r.check_body().is_ok())
+    };
+    let believed = before.iter().filter(|(_, at)| at.is_none_or(is_intact));
+    let not_before = believed.map(|(time, _)| *time).min().unwrap_or(0);
     segments[n..].iter().find_map(|s| next_intact(s, from.max(s.base), not_before))
 }
 

@@ -23,8 +23,10 @@ pub(super) fn is_whole(root: &Path, segments: &[Segment], queues: &QueueTable, f
     let topics = config(root, "topics.json");
     let is_configured = |topic: &str| !topics["topicConfigTable"][topic].is_null();
     let all = queues.all();
-    // Of batch queues nothing can be said without the records.
+    // Of batch queues nothing can be said without the records, and without the settings not whether a
+    // topic is gone, or its queues are lost.
     !queues.has_batches()
+        && topics["topicConfigTable"].is_object()
         && segments.windows(2).all(|w| w[0].limit() == w[1].base)
         && all.iter().all(|queue| ends_right(segments, queue, log_min, from))
         && segments
