@@ -122,7 +122,7 @@ impl fmt::Display for RecoveryReport {
 #[derive(Debug)]
 pub struct Recovered {
     pub log: Chain,
-    /// Store time of the last record.
+    /// What is appended must be no older, ms.
     pub last_time: i64,
     pub queues: QueueTable,
     pub checkpoint: Checkpoint,
@@ -461,6 +461,7 @@ fn check_log(
         lost_bytes: 0,
         damage: Vec::new(),
         light_units: 0,
+        from_start: walk.from == log_min,
         must_follow: walk.must_follow,
         is_broken: false,
     };

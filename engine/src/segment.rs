@@ -142,6 +142,10 @@ impl Chain {
     pub fn last(&self) -> Option<Segment> {
         self.read().back().cloned()
     }
+    /// How many files begin below a position.
+    pub fn files_below(&self, position: u64) -> usize {
+        self.read().partition_point(|s| s.base < position)
+    }
     /// All files, oldest first.
     pub fn all(&self) -> Vec<Segment> {
         self.read().iter().cloned().collect()

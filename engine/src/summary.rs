@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::codec::queue_unit::UNIT_LEN;
 use crate::codec::record::{Entry, decode};
 use crate::error::Result;
 use crate::os::fs::Fs;
@@ -29,18 +30,21 @@ pub struct Summary {
     queues: usize,
     /// Sum of the offsets behind these units; of batch queues, of the places behind them.
     units: u64,
+    /// Files that have these units.
+    queue_files: usize,
 }
 
 impl Summary {
     /// Of a log up to `log_end`, whose last record has a position and a store time.
     pub fn of(log_end: u64, last_record: Option<(u64, i64)>, queues: &QueueTable) -> Summary {
-        let (queues, units) = count(queues, log_end);
+        let (queues, units, queue_files) = count(queues, log_end);
         Summary {
             log_end,
             last_record: last_record.map(|(at, _)| at),
             last_time: last_record.map_or(0, |(_, time)| time),
             queues,
             units,
+            queue_files,
         }
     }
 
@@ -70,7 +74,7 @@ impl Summary {
         };
         last_is_there
             && segments.windows(2).all(|w| w[0].limit() == w[1].base)
-            && count(queues, self.log_end) == (self.queues, self.units)
+            && count(queues, self.log_end) == (self.queues, self.units, self.queue_files)
     }
 
     /// Whether this is all there is.
@@ -90,11 +94,19 @@ fn entry(
     Some(decode(segment.tail(at)))
 }
 
-fn count(queues: &QueueTable, log_end: u64) -> (usize, u64) {
-    let behind = queues.all().into_iter().map(|q| q.behind(log_end));
-    let batches = queues.batches().into_iter().map(|q| q.behind(log_end));
-    let behind = behind.chain(batches).filter(|n| *n > 0);
-    behind.fold((0, 0), |(queues, units), n| (queues + 1, units + n))
+fn count(queues: &QueueTable, log_end: u64) -> (usize, u64, usize) {
+    let behind = queues.all().into_iter().map(|q| {
+        let behind = q.behind(log_end);
+        (behind, q.chain().files_below(behind * UNIT_LEN as u64))
+    });
+    let batches = queues.batches().into_iter().map(|q| {
+        let behind = q.behind(log_end);
+        (behind, q.chain().files_below(behind))
+    });
+    let behind = behind.chain(batches).filter(|(behind, _)| *behind > 0);
+    behind.fold((0, 0, 0), |(queues, units, files), (n, in_files)| {
+        (queues + 1, units + n, files + in_files)
+    })
 }
 
 /// Has no later start believe in a checkpoint of the store in `root`, until the next one.

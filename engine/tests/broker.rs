@@ -90,8 +90,7 @@ fn a_delayed_message_comes_when_it_is_due_also_after_a_restart() {
     let read = broker.store().read("T", 0, 1, &ReadLimits::default(), |code| tagged.wants(code));
     let record = as_record(&read.records[0]).unwrap();
     assert_eq!((record.flag(), record.store_timestamp()), (7, clock.now_ms()));
-    // A clock that was set back: messages are stored by it, and what it left ahead waits no longer than
-    // its delay.
+    // A clock that was set back: what is ahead of it waits no longer than its delay.
     clock.advance(-60_000);
     broker.send(&sending("T", "again", "DELAY\u{1}1\u{2}")).unwrap();
     clock.advance(1000);

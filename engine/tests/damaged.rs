@@ -3,14 +3,9 @@
 
 mod common;
 
-use std::sync::Arc;
-
 use common::*;
 use mq_store::codec::checkpoint::Checkpoint;
 use mq_store::index::list_index;
-use mq_store::log::commit_log::Appended;
-use mq_store::os::clock::ManualClock;
-use mq_store::os::fs::Fs;
 use mq_store::segment::file_name;
 use mq_store::store::MessageStore;
 
@@ -429,24 +424,55 @@ fn a_store_time_that_is_ahead_hides_nothing() {
         assert_eq!(appended.store_timestamp, now, "{late}");
     }
 
+    // A Java broker's times follow its clock back.
     let dir = tempfile::tempdir().unwrap();
-    let clock = Arc::new(ManualClock::at(now));
-    let (config, fs) = (config(dir.path()), Fs::default());
-    let (store, _) = MessageStore::open_with(config, fs, clock.clone(), &mut |_, _| {}).unwrap();
-    let mut times = Vec::new();
-    for n in 0..COUNT {
-        // Back and forth by a little, once by an hour.
-        clock.advance(if n == 100 { -3_600_000 } else { (n as i64 % 3) * 10 - 9 });
-        let body = format!("body {n} ");
-        times.push(store.append(&message("T", 0, body.as_bytes())).unwrap());
-    }
-    let backwards = |w: &&[Appended]| w[0].store_timestamp > w[1].store_timestamp;
-    assert_eq!(times.windows(2).filter(backwards).count(), 1, "a small step back is none");
+    let (store, _) = open(dir.path());
+    let places: Vec<u64> = (0..COUNT).map(|n| append(&store, n)).collect();
     let killed = copy_of(dir.path());
-    overwrite(killed.path(), times[200].physical_offset, &[b'x'; 50]);
+    for at in &places[..100] {
+        overwrite(killed.path(), at + 56, &i64::to_be_bytes(now + 3_600_000));
+    }
+    overwrite(killed.path(), places[200], &[b'x'; 50]);
     let (store, report) = open(killed.path());
-    let want: Vec<u64> = (0..COUNT).filter(|n| *n != 200).collect();
-    assert_eq!(numbers(&store, "T", 0), want, "{report}");
+    let want: Vec<u64> = (0..COUNT).filter(|n| n % 3 == 2 && *n != 200).collect();
+    assert_eq!(numbers(&store, "T", 2), want, "{report}");
+}
+
+/// Where times were ahead, what is appended later is not taken for what an earlier life left, however much
+/// is lost in between.
+#[test]
+fn what_is_appended_is_found_behind_any_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let places: Vec<u64> = (0..30).map(|n| append(&store, n)).collect();
+    let killed = copy_of(dir.path());
+    for at in &places[3..5] {
+        overwrite(killed.path(), at + 56, &i64::to_be_bytes(1_795_467_835_737 + 3_600_000));
+    }
+    let (store, _) = open(killed.path());
+    append(&store, 30);
+    let killed = copy_of(killed.path());
+    for at in &places[5..] {
+        overwrite(killed.path(), *at, &[b'x'; 50]);
+    }
+    let (store, report) = open(killed.path());
+    assert_eq!(numbers(&store, "T", 0), [0, 3, 30], "{report}");
+}
+
+/// What stands behind a queue's units does not become units when those in front of it are written.
+#[test]
+fn garbage_behind_the_units_is_no_unit() {
+    let dir = filled(false);
+    let queue = dir.path().join("consumequeue/T/1").join(file_name(400 * (COUNT / 3 / 20)));
+    let mut units = std::fs::read(&queue).unwrap();
+    let end = (COUNT / 3 % 20) as usize * 20;
+    // Empty places, and then what looks like units.
+    units[end + 100..].fill(1);
+    std::fs::write(&queue, &units).unwrap();
+    let (store, report) = open(dir.path());
+    assert_holds(&store, COUNT);
+    let units = std::fs::read(queue).unwrap();
+    assert!(units[end..].iter().all(|b| *b == 0), "{report}");
 }
 
 /// Where topics are not known either, lost queues are not taken for those of deleted topics, as nothing

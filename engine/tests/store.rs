@@ -567,7 +567,8 @@ fn a_killed_store_is_walked_from_its_checkpoint() {
     drop((again, whole));
 
     type Harm = fn(&Path);
-    let harms: [Harm; 4] = [
+    let harms: [Harm; 5] = [
+        |root| std::fs::remove_file(root.join("consumequeue/T/0/00000000000000000000")).unwrap(),
         |root| std::fs::remove_dir_all(root.join("consumequeue/T/1")).unwrap(),
         |root| std::fs::remove_dir_all(root.join("consumequeue")).unwrap(),
         |root| std::fs::remove_file(root.join("consumequeue/T/0/00000000000000001600")).unwrap(),

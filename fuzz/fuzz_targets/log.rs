@@ -53,7 +53,8 @@ fuzz_target!(|input: &[u8]| {
         drop(store);
         let (store, again) = open(root);
         assert_eq!(again.clean, choice & 4 == 0, "{again}");
-        let record = store.record_at(at).expect("what was appended is there");
+        let record = store.record_at(at);
+        let record = record.unwrap_or_else(|| panic!("{at} is not there: {report}\nthen {again}"));
         assert_eq!(as_record(&record).map(|r| r.body()), Some(&b"body"[..]));
         for at in &kept {
             assert!(store.record_at(*at).is_some(), "{at} is lost by a restart: {again}");

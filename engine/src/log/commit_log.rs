@@ -18,9 +18,6 @@ const ALLOCATE_STEP: usize = 16 << 20;
 /// Pages are made ready at least and at most this far ahead of the writer.
 const AHEAD: std::ops::RangeInclusive<u64> = 8 << 20..=64 << 20;
 
-/// Clocks of several threads, and one that is being corrected, go back by no more than this, ms.
-const CLOCK_SLACK_MS: i64 = 1000;
-
 /// Syncs that write more than this change extents of the file as well.
 const SMALL_SYNC: u64 = 48 << 10;
 
@@ -106,7 +103,8 @@ struct Ahead {
 struct Tail {
     writer: Option<Writer>,
     base: u64,
-    /// Store time of the last record, ms.
+    /// Store times never go back, whatever the clock does: a start takes an older record behind damage
+    /// for one of an earlier life.
     last_time: i64,
     /// Nothing more is written: the store is closed.
     sealed: bool,
@@ -127,7 +125,7 @@ impl Drop for Locked<'_> {
 
 impl CommitLog {
     /// The log of `chain`, whose last file is written on behind its published bytes.
-    /// `last_time` is the latest store time of its records, ms.
+    /// What is appended is stored no earlier than `last_time`, ms.
     pub fn new(
         chain: Chain,
         store_host: SocketAddr,
@@ -248,9 +246,7 @@ impl CommitLog {
         let Tail { writer: Some(writer), base, last_time, .. } = tail else {
             unreachable!("rolling leaves a writer");
         };
-        // In order, but for a clock that was set back, or a damaged time in the log.
-        let is_ahead = *last_time > now_ms.saturating_add(CLOCK_SLACK_MS);
-        let store_timestamp = if is_ahead { now_ms } else { now_ms.max(*last_time) };
+        let store_timestamp = now_ms.max(*last_time);
         let physical_offset = *base + writer.position() as u64;
         let queue_offset = next_queue_offset.load(Ordering::Relaxed);
         let mut next = queue_offset;

@@ -39,7 +39,8 @@ pub struct End {
     pub at: u64,
     /// Why no record stands at `at`.
     pub why: Why,
-    /// The latest store time of a record, ms.
+    /// Store time of the latest record, but for one that is ahead of both its neighbours, ms. What is
+    /// no older is found behind any damage.
     pub last_time: i64,
 }
 
@@ -87,16 +88,15 @@ pub fn walk(
                         let behind = at + r.size() as u64;
                         let checked = at >= checks.crc_from;
                         let bad = checked.then(|| r.check_body().err()).flatten();
-                        match bad {
-                            None => end.last_time = end.last_time.max(r.store_timestamp()),
-                            Some(why) if resync(segments, n, behind, before).is_none() => {
-                                // With nothing behind it, a torn write and not damage.
-                                end.why = why.into();
-                                return end;
-                            }
-                            Some(_) => {}
+                        if let Some(why) = bad
+                            && resync(segments, n, behind, before).is_none()
+                        {
+                            // With nothing behind it, a torn write and not damage.
+                            end.why = why.into();
+                            return end;
                         }
                         before = [before[1], (r.store_timestamp(), Some(at))];
+                        end.last_time = end.last_time.max(before[0].0.min(before[1].0));
                         end.at = behind;
                         let step = if bad.is_some() { Step::BadBody(r) } else { Step::Record(r) };
                         if visit(step).is_break() {
@@ -128,18 +128,23 @@ pub fn walk(
 /// Store time of a record, and where it stands, if its body is still to be looked at.
 type Stored = (i64, Option<u64>);
 
-/// The first intact record from `from` on that is no older than the two `before`. What an earlier life of
-/// a file left behind its end is older. Two, because nothing covers a store time: a damaged one, or a
-/// clock that was set back, must not hide what follows.
+/// The first intact record from `from` on that is no older than those `before`: what an earlier life of
+/// a file left behind its end is.
 fn resync(segments: &[Segment], n: usize, from: u64, before: [Stored; 2]) -> Option<u64> {
+    let not_before = not_before(segments, before);
+    segments[n..].iter().find_map(|s| next_intact(s, from.max(s.base), not_before))
+}
+
+/// The older of two store times; 0 if a record of them is damaged. Two, since nothing covers a store
+/// time: one that is ahead, or a clock that was set back, must not hide what follows.
+fn not_before(segments: &[Segment], before: [Stored; 2]) -> i64 {
     let is_intact = |at: u64| {
         let holder = segments.iter().find(|s| s.base <= at && at < s.limit());
         let entry = holder.map(|s| record::decode(s.tail(at)));
         matches!(entry, Some(Ok(Entry::Record(r))) if r.check_body().is_ok())
     };
-    let believed = before.iter().filter(|(_, at)| at.is_none_or(is_intact));
-    let not_before = believed.map(|(time, _)| *time).min().unwrap_or(0);
-    segments[n..].iter().find_map(|s| next_intact(s, from.max(s.base), not_before))
+    let time = |(time, at): (i64, Option<u64>)| if at.is_none_or(is_intact) { time } else { 0 };
+    time(before[0]).min(time(before[1]))
 }
 
 /// The first place from `from` on in this file where an intact record stands (form, place and

@@ -192,7 +192,7 @@ impl BatchQueue {
     /// from there.
     pub fn cut(&self, fs: &Fs, place: u64) -> Result<BatchQueue> {
         *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        let files = cut_files(fs, &self.chain, place, used)?;
+        let files = cut_files(fs, &self.chain, place)?;
         let chain = Chain::new(fs, self.chain.dir(), self.chain.file_len(), files);
         Ok(BatchQueue::of(self.topic.clone(), self.id, chain.with_names_later(FOLDERS)))
     }

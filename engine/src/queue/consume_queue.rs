@@ -1,12 +1,13 @@
 //! One ConsumeQueue: unit `n` stands at byte `20 n` of a chain of files.
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::codec::queue_unit::{UNIT_LEN, Unit};
 use crate::codec::record::Record;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::os::fs::{Fs, list_numbered};
 use crate::os::map::{MappedFile, Writer};
 use crate::segment::{Chain, Segment};
@@ -296,7 +297,7 @@ impl ConsumeQueue {
     /// the store is being opened, when nobody reads. Returns the queue that goes on from there.
     pub fn cut(&self, fs: &Fs, offset: u64) -> Result<ConsumeQueue> {
         *self.writer() = None;
-        let files = cut_files(fs, &self.chain, offset * UNIT, used)?;
+        let files = cut_files(fs, &self.chain, offset * UNIT)?;
         let max = files.last().map_or(0, |s| s.end() / UNIT);
         Ok(ConsumeQueue {
             topic: self.topic.clone(),
@@ -309,6 +310,13 @@ impl ConsumeQueue {
             min: AtomicU64::new(self.min_offset().min(max)),
             flushed: AtomicU64::new(0),
         })
+    }
+
+    /// Zeros what stands behind the last unit. Only while the store is being opened. Returns whether
+    /// anything did.
+    pub fn clear_behind(&self, fs: &Fs) -> Result<bool> {
+        let Some(last) = self.chain.last() else { return Ok(false) };
+        clear_behind(fs, last.file.path(), last.file.published() as u64)
     }
 
     /// Forces units to the disk if at least `least` wait.
@@ -347,14 +355,8 @@ pub(super) fn open_files(
     Ok(files)
 }
 
-/// Cuts a queue's files at a position in them; `used` tells how much of a file holds units. Returns
-/// those that are left.
-pub(super) fn cut_files(
-    fs: &Fs,
-    chain: &Chain,
-    at: u64,
-    used: impl Fn(&[u8]) -> usize,
-) -> Result<Vec<Segment>> {
+/// Cuts a queue's files at a position in them. Returns those that are left.
+pub(super) fn cut_files(fs: &Fs, chain: &Chain, at: u64) -> Result<Vec<Segment>> {
     let (mut files, all) = (Vec::new(), chain.all());
     for segment in &all {
         if segment.base >= at && segment.base > 0 {
@@ -362,13 +364,8 @@ pub(super) fn cut_files(
             continue;
         }
         let keep = (at - segment.base).min(segment.file.published() as u64);
-        let stale = segment.tail(segment.base + keep).len();
         let path = segment.file.path().to_owned();
-        if stale > 0 {
-            // What stays behind the end would read as units after the next crash.
-            let zeros = vec![0; stale.min(used(segment.tail(segment.base)))];
-            fs.overwrite(&path, keep, &zeros)?;
-        }
+        clear_behind(fs, &path, keep)?;
         let file = Arc::new(MappedFile::open(fs, &path, keep as usize)?);
         files.push(Segment { base: segment.base, file });
     }
@@ -377,6 +374,17 @@ pub(super) fn cut_files(
         fs.sync_dir(chain.dir())?;
     }
     Ok(files)
+}
+
+/// Zeros what stands in a file from `keep` on: it would read as units when the file is opened again.
+fn clear_behind(fs: &Fs, path: &Path, keep: u64) -> Result<bool> {
+    let len = fs.data_end(path)?.saturating_sub(keep);
+    let mut behind = vec![0; len as usize];
+    let file = std::fs::File::open(path);
+    file.and_then(|file| file.read_exact_at(&mut behind, keep)).map_err(Error::io("read", path))?;
+    let Some(last) = behind.iter().rposition(|b| *b != 0) else { return Ok(false) };
+    fs.overwrite(path, keep, &vec![0; last + 1])?;
+    Ok(true)
 }
 
 fn used(bytes: &[u8]) -> usize {

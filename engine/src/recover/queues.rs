@@ -33,6 +33,8 @@ pub(super) struct QueueCheck<'a> {
     pub damage: Vec<Damage>,
     /// Units written for light queues.
     pub light_units: u64,
+    /// The whole log is walked.
+    pub from_start: bool,
     /// The first record of a queue must follow what the queue has of older ones.
     pub must_follow: bool,
     /// One did not.
@@ -299,6 +301,8 @@ impl QueueCheck<'_> {
             };
             if cut_at < queue.max_offset() {
                 self.queues.replace(queue.cut(self.fs, cut_at)?);
+                mended += 1;
+            } else if self.from_start && queue.clear_behind(self.fs)? {
                 mended += 1;
             }
         }

@@ -3,6 +3,7 @@
 
 mod exchange;
 mod look;
+mod monkey;
 mod repair;
 
 use std::collections::BTreeMap;
@@ -125,6 +126,21 @@ fn files(dir: &Path, into: &mut Files) {
         }
         into.insert(path, (time, bytes));
     }
+}
+
+fn copy_of(root: &Path) -> tempfile::TempDir {
+    let (dir, mut all) = (tempfile::tempdir().unwrap(), Files::new());
+    files(root, &mut all);
+    for (path, (_, bytes)) in all {
+        let to = dir.path().join(path.strip_prefix(root).unwrap());
+        if path.is_dir() {
+            std::fs::create_dir_all(to).unwrap();
+        } else {
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            std::fs::write(to, bytes).unwrap();
+        }
+    }
+    dir
 }
 
 fn flip(path: &Path, at: usize) {

@@ -17,6 +17,7 @@ use mq_store::config::{StoreConfig, split_paths};
 use mq_store::os::fs::{Fs, list_numbered};
 use mq_store::os::lock::StoreLock;
 use mq_store::store::MessageStore;
+use mq_store::summary;
 use mq_store::view::{Misfit, StoreView};
 use serde_json::{Value, json};
 
@@ -25,9 +26,6 @@ use super::summary::max_offset;
 use super::verify::{Findings, check};
 use super::{Answer, Failure, Repair};
 use attic::Attic;
-
-/// What a close of ours leaves for the next start, which has to walk the log instead.
-const CLEAN_SUMMARY: &str = "mq-store.clean";
 
 pub fn repair(root: &Path, log_dir: &Path, args: &Repair, out: &mut Output) -> Answer {
     let mut view = StoreView::open_with_log(root, log_dir)?;
@@ -154,11 +152,12 @@ fn mend_files(
     if found.bad_index || !patches.is_empty() {
         attic.take(&root.join("index"))?;
     }
-    let summary = root.join(CLEAN_SUMMARY);
-    for path in [root.join("checkpoint"), summary.clone()] {
-        attic.copy(&path)?;
+    for name in ["checkpoint", summary::CLEAN, summary::SYNCED] {
+        attic.copy(&root.join(name))?;
     }
-    fs.remove(&summary)?;
+    // The start is to compare all queues with the whole log.
+    summary::remove(fs, root, summary::CLEAN)?;
+    summary::distrust(fs, root)?;
     for name in &found.bad_config {
         let path = root.join("config").join(name);
         let backup = path.with_file_name(format!("{name}.bak"));

@@ -190,6 +190,7 @@ pub fn check(view: &StoreView, live: bool, out: &mut Output) -> Result<Findings,
 /// What the walk over the log told.
 struct Log {
     end: u64,
+    /// The latest store time, ms.
     last_time: i64,
     /// Position of the last record that has keys.
     last_with_keys: Option<u64>,
@@ -220,12 +221,13 @@ impl Check<'_> {
             last_time: 0,
             zeros_end_from: if self.live { 0 } else { u64::MAX },
         };
-        let End { at, why, last_time } = scan::walk(&files, from, checks, |step| {
+        let End { at, why, .. } = scan::walk(&files, from, checks, |step| {
             let result = match &step {
                 Step::Record(r) | Step::BadBody(r) => {
                     let at = r.physical_offset().unsigned_abs();
                     progress.at(at - from);
                     self.found.records += 1;
+                    log.last_time = log.last_time.max(r.store_timestamp());
                     let keys = Keys::of(r);
                     if keys.any() && r.transaction() != sys_flag::ROLLBACK {
                         log.last_with_keys = Some(at);
@@ -251,7 +253,7 @@ impl Check<'_> {
         progress.clear();
         std::mem::replace(&mut self.failed, Ok(()))?;
         self.crc(None, String::new)?;
-        (log.end, log.last_time, self.found.end) = (at, last_time, at);
+        (log.end, self.found.end) = (at, at);
         if let Why::Broken(e) = why {
             // The record may be just being written.
             self.found.has_tail = true;
