@@ -5,6 +5,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::MessageStore;
+use crate::codec::properties;
+use crate::codec::record::sys_flag;
 use crate::config::Retention;
 use crate::error::{Error, Result};
 use crate::index::{Index, Key};
@@ -95,28 +97,56 @@ impl MessageStore {
         put.map(|()| true)
     }
 
-    /// Looks through one index file that was there at the start; false if there is none left. A
-    /// damaged one is removed with those behind it, and they are made again.
+    /// Looks through one index file that was there at the start; false if there is none left. One that is
+    /// damaged, or behind one that is missing, is removed with those behind it, and they are made again.
     pub fn check_index_step(&self) -> Result<bool> {
         let mut unchecked = self.index_unchecked.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(path) = unchecked.pop() else { return Ok(false) };
         drop(unchecked);
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-        let file = index.files().into_iter().find(|f| f.path() == path);
-        if file.is_none_or(|file| file.is_consistent()) {
+        let files = index.files();
+        let Some(n) = files.iter().position(|f| f.path() == path) else { return Ok(true) };
+        let before = n.checked_sub(1).map(|n| files[n].header().end_offset.unsigned_abs());
+        let lacks = match files[n].header() {
+            header if header.count > 1 => self.has_keys(before, header.begin_offset.unsigned_abs()),
+            _ => false,
+        };
+        if !lacks && files[n].is_consistent() {
             return Ok(true);
         }
-        tracing::error!("{} is damaged; keys are indexed again from there on", path.display());
+        let what = if lacks { "does not follow the file before" } else { "is damaged" };
+        tracing::error!("{} {what}; keys are indexed again from there on", path.display());
         self.index_damaged.fetch_add(1, Ordering::Relaxed);
         let mut checkpoint = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = index.files().into_iter().take_while(|f| f.path() < &*path).last();
-        let end = left.map_or(0, |f| f.header().end_time);
+        let end = n.checked_sub(1).map_or(0, |n| files[n].header().end_time);
         checkpoint.index_time = checkpoint.index_time.min(end);
         self.fs.replace(&self.config.root.join("checkpoint"), &checkpoint.encode(), None)?;
         drop(checkpoint);
         index.discard_from(&path)?;
         self.indexed.store(index_from(&index, &self.log), Ordering::Release);
         Ok(true)
+    }
+
+    /// Whether a record with keys stands between the one at `after`, or the log's start, and `until`.
+    fn has_keys(&self, after: Option<u64>, until: u64) -> bool {
+        let from = after.unwrap_or(0).max(self.log.min_offset());
+        let checks = Checks { crc_from: u64::MAX, zeros_end_from: u64::MAX, last_time: 0 };
+        let mut has_keys = false;
+        scan::walk(&self.log.chain().all(), from, checks, |step| match step {
+            Step::Hole { .. } => std::ops::ControlFlow::Continue(()),
+            Step::Record(r) | Step::BadBody(r) => {
+                let at = r.physical_offset().unsigned_abs();
+                has_keys = at < until
+                    && after.is_none_or(|after| at > after)
+                    && r.transaction() != sys_flag::ROLLBACK
+                    && properties::index_keys(r.properties()).next().is_some();
+                match at < until && !has_keys {
+                    true => std::ops::ControlFlow::Continue(()),
+                    false => std::ops::ControlFlow::Break(()),
+                }
+            }
+        });
+        has_keys
     }
 
     fn index_is_on_disk(&self, time: i64) {

@@ -14,28 +14,10 @@ use std::sync::{Mutex, MutexGuard};
 use mq_store::os::fs::{Call, Watch};
 use tempfile::TempDir;
 
+use crate::harm::Rng;
+
 const PAGE: usize = 4096;
 const SECTOR: usize = 512;
-
-/// splitmix64
-#[derive(Clone)]
-pub struct Rng(pub u64);
-
-impl Rng {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.next() % n.max(1)
-    }
-    pub fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-}
 
 /// A file, by whatever name.
 #[derive(Default)]

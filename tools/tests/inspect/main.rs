@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a helper that fails is a failed test")]
 
 mod exchange;
+#[path = "../../../engine/tests/common/harm.rs"]
+mod harm;
 mod look;
 mod monkey;
 mod repair;

@@ -7,49 +7,8 @@ use std::path::{Path, PathBuf};
 use mq_store::log::scan::Step;
 use mq_store::view::StoreView;
 
-use crate::{LOG_FILE, run, store};
-
-/// splitmix64
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % n as u64) as usize
-    }
-}
-
-/// Harms one file, and says how.
-fn harm(rng: &mut Rng, files: &[PathBuf]) -> String {
-    let path = &files[rng.below(files.len())];
-    let Ok(mut bytes) = std::fs::read(path) else { return String::new() };
-    let used = bytes.iter().rposition(|b| *b != 0).map_or(0, |n| n + 1);
-    let at = rng.below(used.max(1));
-    let to = (at + 1 + rng.below(2000)).min(bytes.len());
-    let kind = rng.below(7);
-    match kind {
-        0 => bytes.truncate(at),
-        1 if !bytes.is_empty() => bytes[at] ^= 1 << rng.below(8),
-        2 => bytes[at.min(to)..to].fill(0),
-        3 => bytes[at.min(to)..to].iter_mut().for_each(|b| *b = rng.below(256) as u8),
-        4 => bytes.extend([0x5a; 1000]),
-        5 => {
-            // A piece of the file itself.
-            let from = rng.below(used.max(1));
-            let len = (to - at.min(to)).min(bytes.len() - from);
-            bytes.copy_within(from..from + len, at);
-        }
-        _ => {
-            std::fs::remove_file(path).unwrap();
-            return format!("{} removed", path.display());
-        }
-    }
-    std::fs::write(path, bytes).unwrap();
-    format!("{} harm {kind} from {at} to {to}", path.display())
-}
+use crate::harm::{Rng, harm};
+use crate::{Files, LOG_FILE, copy_of, files, run, store};
 
 /// Records that are intact, by position.
 fn intact(root: &Path) -> BTreeMap<u64, Vec<u8>> {
@@ -87,20 +46,20 @@ fn whatever_is_damaged_a_repaired_store_is_sound_and_has_what_was_intact() {
     assert!(sent.len() > 90);
     let mut bad = Vec::new();
     for seed in from..from + count {
-        let dir = crate::copy_of(sound.path());
+        let dir = copy_of(sound.path());
         let root = dir.path();
         let mut rng = Rng(seed);
-        let mut files = crate::Files::new();
-        crate::files(root, &mut files);
-        let mut files: Vec<PathBuf> = files.into_keys().filter(|path| path.is_file()).collect();
+        let mut all = Files::new();
+        files(root, &mut all);
+        let mut paths: Vec<PathBuf> = all.into_keys().filter(|path| path.is_file()).collect();
         // Every second time in the log.
-        if rng.below(2) == 0 {
-            files.retain(|path| path.to_str().unwrap().contains("commitlog"));
+        if rng.one_in(2) {
+            paths.retain(|path| path.to_str().unwrap().contains("commitlog"));
         }
-        if rng.below(2) == 0 {
+        if rng.one_in(2) {
             std::fs::write(root.join("abort"), "").unwrap();
         }
-        let harms: Vec<_> = (0..1 + rng.below(4)).map(|_| harm(&mut rng, &files)).collect();
+        let harms: Vec<_> = (0..1 + rng.below(4)).map(|_| harm(&mut rng, &paths)).collect();
         let left = left(root, &sent);
         let (code, out, errors) = run(root, &["repair"]);
         let (sound, verified, _) = run(root, &["verify"]);
