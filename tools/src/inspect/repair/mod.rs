@@ -55,14 +55,20 @@ pub fn repair(root: &Path, log_dir: &Path, args: &Repair, out: &mut Output) -> A
     let attic = Attic::new(&fs, root)?;
     let doubtful = mend_files(&fs, &attic, &view, &found, &patches)?;
     drop((view, lock));
-    let config = StoreConfig { log_dirs: split_paths(log_dir), ..StoreConfig::at(root) };
-    start_and_stop(config)?;
-    // Nobody but a start between these two lines could come in between, and it would be harmless.
+    let start = |index| {
+        let log_dirs = split_paths(log_dir);
+        start_and_stop(StoreConfig { log_dirs, index, ..StoreConfig::at(root) })
+    };
+    // Holes tell how many offsets a queue may have lost, so queues come first, then fillers, then the index.
+    // Nobody but a start could come in between, and it would be harmless.
+    start(false)?;
     let lock = StoreLock::take(root)?;
+    patches.write(&fs, &attic, &StoreView::open_with_log(root, log_dir)?)?;
     let view = StoreView::open_with_log(root, log_dir)?;
     stand_in::put(&fs, &view, &doubtful, &patches)?;
     move_offsets_back(&fs, &attic, &view)?;
-    drop(lock);
+    drop((view, lock));
+    start(true)?;
     tell(out, "kept", &format!("what was there before is in {}", attic.dir().display()))?;
 
     let view = StoreView::open_with_log(root, log_dir)?;
@@ -131,7 +137,7 @@ fn lengthen(fs: &Fs, view: &StoreView) -> Result<bool, Failure> {
     Ok(any)
 }
 
-/// Everything that has to be done to files before a start finds them. Returns the queues that
+/// What has to be done to files before a start finds them. Returns the queues that
 /// may have lost messages.
 fn mend_files(
     fs: &Fs,
@@ -148,9 +154,11 @@ fn mend_files(
     for (topic, id) in &queues {
         attic.copy(&root.join("consumequeue").join(topic).join(id.to_string()))?;
     }
-    patches.write(fs, attic, view)?;
     if found.bad_index || !patches.is_empty() {
         attic.take(&root.join("index"))?;
+    }
+    if found.bad_checkpoint {
+        attic.take(&root.join("checkpoint"))?;
     }
     for name in ["checkpoint", summary::CLEAN, summary::SYNCED] {
         attic.copy(&root.join(name))?;
