@@ -28,7 +28,7 @@ use crate::store::{MessageStore, as_record};
 /// Messages of one level that are delivered before the next level gets its turn.
 const A_TURN: usize = 1024;
 
-/// A clock that was set back makes messages late by no more than their delay, but for that much, ms.
+/// A clock that was set back makes a message late by its delay at most, within these bounds, ms.
 const CLOCK_SLACK_MS: RangeInclusive<i64> = 1000..=3_600_000;
 
 /// At most so many messages in a row that could not be delivered are passed by when the one is
