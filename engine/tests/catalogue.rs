@@ -4,15 +4,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails is a failed test")]
 
 mod common;
-#[path = "common/harm.rs"]
-mod harm;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use harm::{Rng, harm, used};
+use common::harm::{Rng, harm, used};
 use mq_store::broker::{Broker, BrokerConfig};
 use mq_store::codec::properties;
 use mq_store::log::scan::Step;

@@ -14,8 +14,6 @@
 mod common;
 #[path = "crash/disk.rs"]
 mod disk;
-#[path = "common/harm.rs"]
-mod harm;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -23,8 +21,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use common::harm::Rng;
 use disk::{Disk, Plan, folder};
-use harm::Rng;
 use mq_store::broker::topics::TopicConfig;
 use mq_store::broker::{Broker, BrokerConfig};
 use mq_store::codec::record::Message;

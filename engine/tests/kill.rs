@@ -8,8 +8,6 @@ mod common;
 #[allow(dead_code, reason = "only its cuts are used")]
 #[path = "crash/disk.rs"]
 mod disk;
-#[path = "common/harm.rs"]
-mod harm;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};

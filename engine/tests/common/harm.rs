@@ -1,7 +1,4 @@
 //! Damage to files, told by a seed.
-#![allow(dead_code, reason = "not every test uses every helper")]
-#![allow(clippy::unwrap_used, reason = "a test helper that fails is a failed test")]
-
 use std::path::PathBuf;
 
 /// splitmix64

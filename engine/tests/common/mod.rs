@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "not every test uses every helper")]
 #![allow(clippy::unwrap_used, reason = "a test helper that fails is a failed test")]
 
+pub mod harm;
+
 use std::path::Path;
 use std::sync::Arc;
 

@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard};
 use mq_store::os::fs::{Call, Watch};
 use tempfile::TempDir;
 
-use crate::harm::Rng;
+use crate::common::harm::Rng;
 
 const PAGE: usize = 4096;
 const SECTOR: usize = 512;

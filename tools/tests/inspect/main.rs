@@ -1,9 +1,9 @@
 //! Sessions with mq-store-inspect on stores of our own making.
 #![allow(clippy::unwrap_used, reason = "a helper that fails is a failed test")]
 
+#[path = "../../../engine/tests/common/mod.rs"]
+mod common;
 mod exchange;
-#[path = "../../../engine/tests/common/harm.rs"]
-mod harm;
 mod look;
 mod monkey;
 mod repair;
@@ -128,21 +128,6 @@ fn files(dir: &Path, into: &mut Files) {
         }
         into.insert(path, (time, bytes));
     }
-}
-
-fn copy_of(root: &Path) -> tempfile::TempDir {
-    let (dir, mut all) = (tempfile::tempdir().unwrap(), Files::new());
-    files(root, &mut all);
-    for (path, (_, bytes)) in all {
-        let to = dir.path().join(path.strip_prefix(root).unwrap());
-        if path.is_dir() {
-            std::fs::create_dir_all(to).unwrap();
-        } else {
-            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
-            std::fs::write(to, bytes).unwrap();
-        }
-    }
-    dir
 }
 
 fn flip(path: &Path, at: usize) {

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use mq_store::log::scan::Step;
 use mq_store::view::StoreView;
 
-use crate::harm::{Rng, harm};
-use crate::{Files, LOG_FILE, copy_of, files, run, store};
+use crate::common::copy_of;
+use crate::common::harm::{Rng, harm};
+use crate::{Files, LOG_FILE, files, run, store};
 
 /// Records that are intact, by position.
 fn intact(root: &Path) -> BTreeMap<u64, Vec<u8>> {
